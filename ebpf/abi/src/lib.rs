@@ -1,2 +1,100 @@
+//! Every key and value of the maps that the kernel programs and user space share.
+//!
+//! Layouts only, no logic. All types are `#[repr(C)]` without padding (asserted below), so that the
+//! kernel may compare keys byte by byte. Fields named `_be` hold bytes as they stand on the wire.
+//! Changing anything here is a new [`LAYOUT`]: user space then fills new maps instead of adopting.
 #![no_std]
-//! abi
+
+mod flow;
+mod node;
+mod reason;
+mod service;
+
+pub use flow::{Deliver, Flow, FlowKey, flags, tcp};
+pub use node::{Backend, BackendState, Config};
+pub use reason::Reason;
+pub use service::{Service, ServiceKey, service_flags};
+
+/// Version of the layout of all maps together; part of the path of the pins.
+pub const LAYOUT: u32 = 1;
+
+/// Most frontends (service address, port and protocol) of one address family.
+pub const MAX_SERVICES: usize = 131_072;
+/// Most backends, both families together. An id is an index below this.
+pub const MAX_BACKENDS: usize = 262_144;
+/// Slots of all balancing tables together: 16 MiB of `u32`.
+pub const MAX_SLOTS: usize = 4_194_304;
+/// Entries of a flow table (per family) unless user space asks for another size.
+pub const DEFAULT_FLOWS: usize = 262_144;
+
+/// Bit of `skb->mark` that says: translated already, let it through. Chosen apart from
+/// kube-proxy's (0x4000, 0x8000) and Cilium's (0x0f00).
+pub const MARK_TRANSLATED: u32 = 0x0010_0000;
+
+/// A type that goes into a map as it is: plain bytes, no padding, every bit pattern valid.
+pub trait MapData: Copy + 'static {}
+
+impl MapData for u32 {}
+impl MapData for u64 {}
+
+/// An IPv4 address as it stands on the wire.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Addr4(pub u32);
+
+/// An IPv6 address as it stands on the wire, in four words.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Addr6(pub [u32; 4]);
+
+impl Addr4 {
+    /// The address 0.0.0.0.
+    pub const ANY: Self = Self(0);
+
+    /// From four octets in the order of the wire.
+    #[must_use]
+    pub const fn from_octets(octets: [u8; 4]) -> Self {
+        Self(u32::from_ne_bytes(octets))
+    }
+
+    /// Four octets in the order of the wire.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
+}
+
+impl Addr6 {
+    /// From sixteen octets in the order of the wire.
+    #[must_use]
+    pub const fn from_octets(o: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, p, q] = o;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, p, q]),
+        ])
+    }
+
+    /// Sixteen octets in the order of the wire.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 16] {
+        let [w, x, y, z] = self.0;
+        let ([a, b, c, d], [e, f, g, h]) = (w.to_ne_bytes(), x.to_ne_bytes());
+        let ([i, j, k, l], [m, n, p, q]) = (y.to_ne_bytes(), z.to_ne_bytes());
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, p, q]
+    }
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey<Addr4>>() == 16);
+    assert!(size_of::<FlowKey<Addr6>>() == 40);
+    assert!(size_of::<Flow<Addr4>>() == 40);
+    assert!(size_of::<Flow<Addr6>>() == 64);
+    assert!(size_of::<ServiceKey<Addr4>>() == 8);
+    assert!(size_of::<ServiceKey<Addr6>>() == 20);
+    assert!(size_of::<Service>() == 12);
+    assert!(size_of::<Backend>() == 36);
+    assert!(size_of::<Config>() == 84);
+};

@@ -1,0 +1,101 @@
+//! The flow table: one entry per direction, each the inverse of the other.
+//!
+//! The entry under key `K` rewrites a packet's tuple to `X`. The other half stands under
+//! `reverse(X)` and rewrites to `reverse(K)`, so either half is enough to make the other again.
+
+use crate::MapData;
+
+/// A packet's tuple as it arrives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port, network byte order.
+    pub sport_be: u16,
+    /// Destination port, network byte order.
+    pub dport_be: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// What becomes of a packet of this flow and direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// Source address after translation.
+    pub src: A,
+    /// Destination address after translation.
+    pub dst: A,
+    /// Source port after translation, network byte order.
+    pub sport_be: u16,
+    /// Destination port after translation, network byte order.
+    pub dport_be: u16,
+    /// Bits of [`flags`].
+    pub flags: u8,
+    /// Bits of [`tcp`].
+    pub state: u8,
+    /// A [`Deliver`] value.
+    pub deliver: u8,
+    /// Always zero.
+    pub pad: u8,
+    /// Low 32 bits of jiffies when the entry was last refreshed (at most once a second).
+    pub seen: u32,
+    /// Backend id; an index of the backend array.
+    pub backend: u32,
+    /// The backend's generation when it was chosen.
+    pub generation: u32,
+    /// Interface for [`Deliver::Peer`].
+    pub ifindex: u32,
+    /// Destination MAC for [`Deliver::Peer`], as on the wire, two octets a word.
+    pub mac: [u16; 3],
+    /// Always zero.
+    pub pad2: u16,
+}
+
+impl<A: Copy + 'static> MapData for FlowKey<A> {}
+impl<A: Copy + 'static> MapData for Flow<A> {}
+
+/// Bits of [`Flow::flags`].
+pub mod flags {
+    /// The entry translates packets from the backend.
+    pub const REPLY: u8 = 1;
+    /// Addresses or ports of this client were translated, too (hairpin, masquerade, or collision).
+    pub const SNAT: u8 = 2;
+    /// Not a service: a direct connection whose tuple collided with a service's flow.
+    pub const DIRECT: u8 = 4;
+}
+
+/// Bits of [`Flow::state`]. FIN and RST bits are kept the same in both halves.
+pub mod tcp {
+    /// A FIN came from the client.
+    pub const FIN_CLIENT: u8 = 1;
+    /// A FIN came from the backend.
+    pub const FIN_BACKEND: u8 = 2;
+    /// A RST came from either side.
+    pub const RST: u8 = 4;
+    /// Only in the reply half, any protocol: the backend has answered.
+    pub const REPLIED: u8 = 8;
+
+    /// Whether the connection is over: reset, or finished by both sides (RFC 9293 section 3.6).
+    #[must_use]
+    pub const fn closed(state: u8) -> bool {
+        state & RST != 0 || state & (FIN_CLIENT | FIN_BACKEND) == FIN_CLIENT | FIN_BACKEND
+    }
+}
+
+/// How a translated packet reaches its destination.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deliver {
+    /// Go on in the kernel's stack.
+    Stack = 0,
+    /// Straight into the pod behind a host-side veth (`bpf_redirect_peer`).
+    Peer = 1,
+    /// By the kernel's routes (`bpf_fib_lookup`, `bpf_redirect_neigh`).
+    Route = 2,
+}

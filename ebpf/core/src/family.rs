@@ -1,0 +1,282 @@
+//! IPv4 and IPv6: where addresses stand, and what changing them means.
+
+use core::fmt::Debug;
+use core::hash::Hash;
+
+use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, Reason};
+
+use crate::checksum::{apply, change, fold32, mix};
+use crate::packet::{NextHop, Packet};
+use crate::wire::{ETHERNET_LEN, IPV4_TAIL, IPV6_ADDRESSES, Ipv4, Ipv4Tail, Ipv6};
+
+/// IANA protocol number of IPv6's fragment header (RFC 8200 section 4.5).
+const FRAGMENT_HEADER: u8 = 44;
+
+/// An address family.
+pub trait Family: Copy + 'static {
+    /// An address as on the wire.
+    type Addr: Copy + Eq + Hash + Debug + 'static;
+    /// Whether this is IPv6.
+    const IPV6: bool;
+    /// All zero, to be filled in.
+    const NO_FLOW: Flow<Self::Addr>;
+
+    /// Reads the header and finds the transport header.
+    ///
+    /// # Errors
+    /// The reason for which the packet is not ours to translate.
+    fn parse<P: Packet>(packet: &P) -> Result<Head<Self>, Reason>;
+    /// Writes a flow's addresses into the header (and decrements its hop limit for a router), with
+    /// its checksum; returns the folded difference for the transport checksum.
+    fn rewrite<P: Packet>(
+        packet: &mut P,
+        flow: &Flow<Self::Addr>,
+        route: bool,
+    ) -> Option<u32>;
+    /// Asks the kernel's routes for the next hop; false where the stack must decide, also when the
+    /// hop limit ends here.
+    fn route<P: Packet>(
+        packet: &mut P,
+        head: &Head<Self>,
+        flow: &Flow<Self::Addr>,
+        hop: &mut NextHop,
+    ) -> bool;
+    /// A backend's address.
+    fn backend_address(backend: &Backend) -> Self::Addr;
+    /// Whether an address lies in the pod network; true where none is configured (R12).
+    fn is_pod(config: &Config, address: Self::Addr) -> bool;
+    /// kube-bridge's address, if known.
+    fn gateway(config: &Config) -> Option<Self::Addr>;
+    /// The node's address, if known.
+    fn node(config: &Config) -> Option<Self::Addr>;
+    /// An address as 64 bits for hashing.
+    fn word(address: Self::Addr) -> u64;
+}
+
+/// A parsed network header.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<F: Family> {
+    /// Source.
+    pub src: F::Addr,
+    /// Destination.
+    pub dst: F::Addr,
+    /// Transport protocol.
+    pub protocol: u8,
+    /// Offset of the transport header from the Ethernet header.
+    pub transport: usize,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// IPv4: type of service. IPv6: version, traffic class and flow label as on the wire.
+    pub class_be: u32,
+}
+
+/// A flow of zeros around a family's zero address.
+const fn no_flow<A: Copy>(zero: A) -> Flow<A> {
+    Flow {
+        src: zero,
+        dst: zero,
+        sport_be: 0,
+        dport_be: 0,
+        flags: 0,
+        state: 0,
+        deliver: 0,
+        pad: 0,
+        seen: 0,
+        backend: 0,
+        generation: 0,
+        ifindex: 0,
+        mac: [0; 3],
+        pad2: 0,
+    }
+}
+
+/// IPv4.
+#[derive(Clone, Copy, Debug)]
+pub struct V4;
+/// IPv6.
+#[derive(Clone, Copy, Debug)]
+pub struct V6;
+
+impl Family for V4 {
+    type Addr = Addr4;
+    const IPV6: bool = false;
+    const NO_FLOW: Flow<Addr4> = no_flow(Addr4(0));
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P) -> Result<Head<Self>, Reason> {
+        let header: Ipv4 = packet.load(ETHERNET_LEN).ok_or(Reason::Malformed)?;
+        let ihl = usize::from(header.version_ihl & 0x0f);
+        if header.version_ihl >> 4 != 4 || ihl < 5 {
+            return Err(Reason::Malformed);
+        }
+        if usize::from(u16::from_be(header.total_len_be)) < ihl * 4 {
+            return Err(Reason::Malformed);
+        }
+        // More fragments, or an offset.
+        if header.fragment_be & 0x3fff_u16.to_be() != 0 {
+            return Err(Reason::Fragment);
+        }
+        Ok(Head {
+            src: Addr4(header.src),
+            dst: Addr4(header.dst),
+            protocol: header.protocol,
+            transport: ETHERNET_LEN + ihl * 4,
+            ttl: header.ttl,
+            class_be: header.tos.into(),
+        })
+    }
+
+    #[inline(always)]
+    fn rewrite<P: Packet>(
+        packet: &mut P,
+        flow: &Flow<Addr4>,
+        route: bool,
+    ) -> Option<u32> {
+        let mut tail: Ipv4Tail = packet.load(ETHERNET_LEN + IPV4_TAIL)?;
+        let diff = fold32(change(change(0, tail.src, flow.src.0), tail.dst, flow.dst.0));
+        (tail.src, tail.dst) = (flow.src.0, flow.dst.0);
+        tail.check_be = apply(tail.check_be, diff);
+        if route {
+            // The word of TTL and protocol, as it lies in memory.
+            let old = u16::from_ne_bytes([tail.ttl, tail.protocol]);
+            tail.ttl = tail.ttl.wrapping_sub(1);
+            let new = u16::from_ne_bytes([tail.ttl, tail.protocol]);
+            tail.check_be = apply(tail.check_be, u32::from(!old) + u32::from(new));
+        }
+        packet.store(ETHERNET_LEN + IPV4_TAIL, tail)?;
+        Some(diff)
+    }
+
+    #[inline(always)]
+    fn route<P: Packet>(
+        packet: &mut P,
+        head: &Head<Self>,
+        flow: &Flow<Addr4>,
+        hop: &mut NextHop,
+    ) -> bool {
+        if head.ttl <= 1 {
+            return false;
+        }
+        hop.address = [flow.dst.0, 0, 0, 0];
+        packet.route4(flow.src.0, head.class_be as u8, hop)
+    }
+
+    #[inline(always)]
+    fn backend_address(backend: &Backend) -> Addr4 {
+        let [word, ..] = backend.addr;
+        Addr4(word)
+    }
+
+    #[inline(always)]
+    fn is_pod(config: &Config, address: Addr4) -> bool {
+        let [net, mask] = config.pods4;
+        address.0 & mask == net
+    }
+
+    #[inline(always)]
+    fn gateway(config: &Config) -> Option<Addr4> {
+        (config.gateway4 != 0).then_some(Addr4(config.gateway4))
+    }
+
+    #[inline(always)]
+    fn node(config: &Config) -> Option<Addr4> {
+        (config.node4 != 0).then_some(Addr4(config.node4))
+    }
+
+    #[inline(always)]
+    fn word(address: Addr4) -> u64 {
+        u64::from(address.0)
+    }
+}
+
+impl Family for V6 {
+    type Addr = Addr6;
+    const IPV6: bool = true;
+    const NO_FLOW: Flow<Addr6> = no_flow(Addr6([0; 4]));
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P) -> Result<Head<Self>, Reason> {
+        let header: Ipv6 = packet.load(ETHERNET_LEN).ok_or(Reason::Malformed)?;
+        if u32::from_be(header.version_flow_be) >> 28 != 6 {
+            return Err(Reason::Malformed);
+        }
+        if header.next_header == FRAGMENT_HEADER {
+            return Err(Reason::Fragment);
+        }
+        Ok(Head {
+            src: Addr6(header.src),
+            dst: Addr6(header.dst),
+            protocol: header.next_header,
+            transport: ETHERNET_LEN + size_of::<Ipv6>(),
+            ttl: header.hop_limit,
+            class_be: header.version_flow_be,
+        })
+    }
+
+    #[inline(always)]
+    fn rewrite<P: Packet>(
+        packet: &mut P,
+        flow: &Flow<Addr6>,
+        route: bool,
+    ) -> Option<u32> {
+        let mut diff = 0;
+        let [src, dst]: [[u32; 4]; 2] = packet.load(ETHERNET_LEN + IPV6_ADDRESSES)?;
+        for (old, new) in src.into_iter().zip(flow.src.0) {
+            diff = change(diff, old, new);
+        }
+        for (old, new) in dst.into_iter().zip(flow.dst.0) {
+            diff = change(diff, old, new);
+        }
+        packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [flow.src.0, flow.dst.0])?;
+        if route {
+            let hop_limit: u8 = packet.load(ETHERNET_LEN + IPV6_ADDRESSES - 1)?;
+            packet.store(ETHERNET_LEN + IPV6_ADDRESSES - 1, hop_limit.wrapping_sub(1))?;
+        }
+        Some(fold32(diff))
+    }
+
+    #[inline(always)]
+    fn route<P: Packet>(
+        packet: &mut P,
+        head: &Head<Self>,
+        flow: &Flow<Addr6>,
+        hop: &mut NextHop,
+    ) -> bool {
+        if head.ttl <= 1 {
+            return false;
+        }
+        (hop.address, hop.ipv6) = (flow.dst.0, true);
+        packet.route6(&flow.src.0, head.class_be, hop)
+    }
+
+    #[inline(always)]
+    fn backend_address(backend: &Backend) -> Addr6 {
+        Addr6(backend.addr)
+    }
+
+    #[inline(always)]
+    fn is_pod(config: &Config, address: Addr6) -> bool {
+        let [net, mask] = config.pods6;
+        let [a, b, c, d] = address.0;
+        let [ma, mb, mc, md] = mask;
+        [a & ma, b & mb, c & mc, d & md] == net
+    }
+
+    #[inline(always)]
+    fn gateway(config: &Config) -> Option<Addr6> {
+        (config.gateway6 != [0; 4]).then_some(Addr6(config.gateway6))
+    }
+
+    #[inline(always)]
+    fn node(config: &Config) -> Option<Addr6> {
+        (config.node6 != [0; 4]).then_some(Addr6(config.node6))
+    }
+
+    #[inline(always)]
+    fn word(address: Addr6) -> u64 {
+        let [a, b, c, d] = address.0;
+        let high = (u64::from(a) << 32) | u64::from(b);
+        let low = (u64::from(c) << 32) | u64::from(d);
+        mix(high).wrapping_add(low)
+    }
+}

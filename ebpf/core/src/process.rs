@@ -1,0 +1,295 @@
+//! One packet from arrival to verdict: parse, flow lookup, on a miss service lookup.
+
+use sluice_abi::{Flow, FlowKey, Reason, ServiceKey, flags, tcp};
+
+use crate::family::{Family, V4, V6};
+use crate::open::{self, Arrival, lead, learn};
+use crate::packet::{NextHop, Packet};
+use crate::tables::{FlowTable, Lookup, NodeTables, Tables};
+use crate::translate::{reverse, translate};
+use crate::wire::{self, Tcp, Udp};
+use crate::UDP_TIMEOUT_S;
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Ingress of a pod's host-side veth, or of kube-bridge.
+    FromPod,
+    /// Ingress of an uplink.
+    FromNetwork,
+    /// Egress of kube-bridge: replies of this node's own processes and what the stack routes to
+    /// pods. Only translates known flows back.
+    ToPods,
+}
+
+/// What is to be done with the packet, which has been rewritten already where it had to be.
+///
+/// Not an enum with fields: a compiler may leave those undefined where they mean nothing, and the
+/// verifier refuses a program that spills them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What to do.
+    pub action: Action,
+    /// Where to: for [`Action::Peer`] only its interface counts; zeros for the others.
+    pub hop: NextHop,
+}
+
+/// The kinds of [`Verdict`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Go on.
+    Pass,
+    /// Drop.
+    Drop,
+    /// Into the pod behind this host-side veth.
+    Peer,
+    /// To a neighbour.
+    Neighbour,
+}
+
+impl Verdict {
+    /// Go on.
+    pub const PASS: Self = Self::of(Action::Pass);
+    /// Drop.
+    pub const DROP: Self = Self::of(Action::Drop);
+
+    const fn of(action: Action) -> Self {
+        Self { action, hop: NextHop { ifindex: 0, address: [0; 4], ipv6: false } }
+    }
+}
+
+/// The transport header's part of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) sport_be: u16,
+    pub(crate) dport_be: u16,
+    /// TCP's flags; 0 for UDP.
+    pub(crate) flags: u8,
+    pub(crate) udp: bool,
+}
+
+impl Segment {
+    /// A connection's first packet.
+    #[inline(always)]
+    fn is_syn(&self) -> bool {
+        self.flags & (wire::SYN | wire::ACK | wire::RST) == wire::SYN
+    }
+}
+
+/// Decides a packet and rewrites it. Every packet is counted under one [`Reason`].
+#[inline(always)]
+pub fn process<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &mut T,
+    hook: Hook,
+) -> Verdict {
+    let (verdict, reason) = match packet.ether_type() {
+        0x0800 => run::<V4, P, T>(packet, tables, hook),
+        0x86dd => run::<V6, P, T>(packet, tables, hook),
+        _ => (Verdict::PASS, Reason::NotIp),
+    };
+    <T as Tables<V4>>::split(tables).1.count(reason);
+    verdict
+}
+
+#[inline(always)]
+fn run<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    tables: &mut T,
+    hook: Hook,
+) -> (Verdict, Reason) {
+    if packet.is_marked() {
+        return (Verdict::PASS, Reason::AlreadyTranslated);
+    }
+    let head = match F::parse(packet) {
+        Ok(head) => head,
+        Err(reason) => return (Verdict::PASS, reason),
+    };
+    let Some(segment) = segment(packet, head.protocol, head.transport) else {
+        let known = head.protocol == wire::TCP || head.protocol == wire::UDP;
+        let reason = if known { Reason::Malformed } else { Reason::OtherProtocol };
+        return (Verdict::PASS, reason);
+    };
+    let key = FlowKey {
+        src: head.src,
+        dst: head.dst,
+        sport_be: segment.sport_be,
+        dport_be: segment.dport_be,
+        protocol: head.protocol,
+        pad: [0; 3],
+    };
+    let now = tables.split().1.now();
+    let mut off_path = None;
+    loop {
+        let (flows, node) = tables.split();
+        let mut step = Step::Open;
+        if let Some(live) = flows.get(&key) {
+            step = match off_path {
+                None => judge::<F, T>(node, live, &segment, now),
+                Some(()) => Step::Use,
+            };
+            if step == Step::Use {
+                return translate::<F, P>(packet, &head, live, hook);
+            }
+        }
+        let first = segment.udp || segment.is_syn();
+        let arrival = Arrival { hook, now, udp: segment.udp, first };
+        let end = match (off_path, step) {
+            // Evicted as soon as it was entered; the client sends again.
+            (Some(()), _) => Some(Reason::FlowTable),
+            (None, Step::Refresh) => refresh::<F, P, T>(packet, tables, &key, &arrival),
+            (None, _) => open::<F, P, T>(packet, tables, &key, &arrival),
+        };
+        if let Some(reason) = end {
+            let verdict = if reason.is_drop() { Verdict::DROP } else { Verdict::PASS };
+            return (verdict, reason);
+        }
+        off_path = Some(());
+    }
+}
+
+/// Enters a flow for a packet that has none, or returns why there is none to be.
+///
+/// A function of its own, as [`refresh`]: the stack of a program has 512 bytes.
+#[inline(never)]
+fn open<F: Family, P: Packet, T: Tables<F>>(
+    packet: &P,
+    tables: &mut T,
+    key: &FlowKey<F::Addr>,
+    arrival: &Arrival,
+) -> Option<Reason> {
+    if arrival.hook == Hook::ToPods {
+        return Some(Reason::NotService);
+    }
+    let (flows, node) = tables.split();
+    let service =
+        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol, pad: 0 };
+    let service = node.service(&service);
+    let mut forward = F::NO_FLOW;
+    let end = match (service, arrival.first) {
+        (Some(_), false) => Some(Reason::NoFlow),
+        (Some(service), true) => open::service::<F, T>(node, key, service, arrival, &mut forward),
+        (None, true) => open::direct::<F, T>(flows, node, key, arrival, &mut forward),
+        (None, false) => Some(Reason::NotService),
+    };
+    if end.is_some() {
+        return end;
+    }
+    open::remember::<F, P, T>(packet, flows, node, key, arrival, &mut forward)
+}
+
+#[inline(always)]
+fn segment<P: Packet>(packet: &P, protocol: u8, offset: usize) -> Option<Segment> {
+    if protocol == wire::TCP {
+        let Tcp { sport_be, dport_be, flags, .. } = packet.load(offset)?;
+        Some(Segment { sport_be, dport_be, flags, udp: false })
+    } else if protocol == wire::UDP {
+        let Udp { sport_be, dport_be, .. } = packet.load(offset)?;
+        Some(Segment { sport_be, dport_be, flags: 0, udp: true })
+    } else {
+        None
+    }
+}
+
+/// What is next for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Translate by the live entry.
+    Use,
+    /// Translate by it, but bring its other half up to date first.
+    Refresh,
+    /// There is no entry, or none that may be used.
+    Open,
+}
+
+/// Whether a live entry may be used; notes in it what the packet changes.
+#[inline(always)]
+fn judge<F: Family, T: Tables<F>>(
+    node: &T::Node,
+    live: &mut Flow<F::Addr>,
+    segment: &Segment,
+    now: u32,
+) -> Step {
+    let reply = live.flags & flags::REPLY != 0;
+    let idle = now.wrapping_sub(live.seen);
+    let over = if segment.udp {
+        !reply && (idle > UDP_TIMEOUT_S.wrapping_mul(node.hz()) || !is_serving::<F, T>(node, live))
+    } else {
+        segment.is_syn()
+            && (tcp::closed(live.state) || (!reply && !is_serving::<F, T>(node, live)))
+    };
+    if over {
+        return Step::Open;
+    }
+    if reply && live.state & tcp::REPLIED == 0 {
+        live.state |= tcp::REPLIED;
+    }
+    let ended = ending(segment.flags, reply);
+    // At most once a second, and at a connection's end.
+    if idle <= node.hz() && ended & !live.state == 0 {
+        return Step::Use;
+    }
+    live.state |= ended;
+    live.seen = now;
+    Step::Refresh
+}
+
+/// Takes over what user space has learned of the backend, and heals the other half.
+#[inline(never)]
+fn refresh<F: Family, P: Packet, T: Tables<F>>(
+    packet: &P,
+    tables: &mut T,
+    key: &FlowKey<F::Addr>,
+    arrival: &Arrival,
+) -> Option<Reason> {
+    let (flows, node) = tables.split();
+    // Evicted since `judge` saw it: the client sends again.
+    let Some(live) = flows.get(key) else { return Some(Reason::FlowTable) };
+    if live.flags & flags::REPLY == 0 {
+        lead::<F, T>(node, live);
+    }
+    let mut other = Flow {
+        src: key.dst,
+        dst: key.src,
+        sport_be: key.dport_be,
+        dport_be: key.sport_be,
+        flags: live.flags ^ flags::REPLY,
+        ..*live
+    };
+    let other_key = reverse(key.protocol, live);
+    if let Some(half) = flows.get(&other_key) {
+        half.state |= other.state & !tcp::REPLIED;
+        return None;
+    }
+    learn::<F, P, T>(packet, node, arrival.hook, &mut other);
+    // Whoever is first is right; a full table is tried again in a second.
+    let _ = flows.insert(&other_key, &other);
+    None
+}
+
+/// Whether a flow's backend may get new connections and datagrams of old flows.
+#[inline(always)]
+fn is_serving<F: Family, T: Tables<F>>(node: &T::Node, flow: &Flow<F::Addr>) -> bool {
+    if flow.flags & flags::DIRECT != 0 {
+        return true;
+    }
+    node.backend(flow.backend).is_some_and(|backend| {
+        backend.generation == flow.generation
+            && backend.state == sluice_abi::BackendState::Serving as u8
+    })
+}
+
+/// The state bits that a segment's flags set.
+#[inline(always)]
+fn ending(segment_flags: u8, reply: bool) -> u8 {
+    if segment_flags & wire::RST != 0 {
+        tcp::RST
+    } else if segment_flags & wire::FIN == 0 {
+        0
+    } else if reply {
+        tcp::FIN_BACKEND
+    } else {
+        tcp::FIN_CLIENT
+    }
+}
+

@@ -1,0 +1,63 @@
+//! What the logic asks of the tables.
+
+use sluice_abi::{Backend, Config, Flow, FlowKey, Reason, Service, ServiceKey};
+
+use crate::Family;
+
+/// How an insertion went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// The entry is there.
+    Done,
+    /// Another entry stands under the key.
+    Exists,
+    /// The table took none.
+    Failed,
+}
+
+/// The flow table of one family. Changes through `get` are seen by other CPUs as they happen;
+/// they race, and lose at most one refresh.
+pub trait FlowTable<F: Family> {
+    /// The live entry under a key.
+    fn get(&mut self, key: &FlowKey<F::Addr>) -> Option<&mut Flow<F::Addr>>;
+    /// Inserts unless the key is taken.
+    fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Inserted;
+    /// Inserts or replaces; false if the table took none.
+    fn replace(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool;
+    /// Removes an entry, if there is one.
+    fn remove(&mut self, key: &FlowKey<F::Addr>);
+}
+
+/// Frontends of one family.
+pub trait Lookup<F: Family> {
+    /// The frontend under a key.
+    fn service(&self, key: &ServiceKey<F::Addr>) -> Option<Service>;
+}
+
+/// Tables of both families, the clock, chance and the counters.
+pub trait NodeTables {
+    /// The backend id in a slot.
+    fn slot(&self, index: u32) -> Option<u32>;
+    /// The backend of an id.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// The node's configuration.
+    fn config(&self) -> Option<&Config>;
+    /// Low 32 bits of jiffies.
+    fn now(&self) -> u32;
+    /// Jiffies a second.
+    fn hz(&self) -> u32;
+    /// 32 random bits.
+    fn random(&self) -> u32;
+    /// Counts a way out.
+    fn count(&self, reason: Reason);
+}
+
+/// Everything a packet of family `F` needs, as two parts that can be borrowed at once.
+pub trait Tables<F: Family> {
+    /// The flow table.
+    type Flows: FlowTable<F>;
+    /// The rest, read only.
+    type Node: NodeTables + Lookup<F>;
+    /// Both parts.
+    fn split(&mut self) -> (&mut Self::Flows, &Self::Node);
+}

@@ -1,0 +1,84 @@
+//! Rewrites a packet as its flow says, and chooses the way to its destination.
+
+use sluice_abi::{Deliver, Flow, FlowKey, Reason, flags};
+
+use crate::family::{Family, Head};
+use crate::packet::Packet;
+use crate::process::{Action, Hook, Verdict};
+use crate::wire;
+
+/// The key under which a flow's other half stands: the translated tuple, turned round.
+#[inline(always)]
+pub(crate) fn reverse<A: Copy>(protocol: u8, flow: &Flow<A>) -> FlowKey<A> {
+    FlowKey {
+        src: flow.dst,
+        dst: flow.src,
+        sport_be: flow.dport_be,
+        dport_be: flow.sport_be,
+        protocol,
+        pad: [0; 3],
+    }
+}
+
+#[inline(always)]
+pub(crate) fn translate<F: Family, P: Packet>(
+    packet: &mut P,
+    head: &Head<F>,
+    flow: &Flow<F::Addr>,
+    hook: Hook,
+) -> (Verdict, Reason) {
+    let mut deliver = flow.deliver;
+    if hook == Hook::ToPods {
+        // Egress: the packet is on its way already.
+        deliver = Deliver::Stack as u8;
+    }
+    let mut verdict = Verdict::PASS;
+    if deliver == Deliver::Peer as u8 {
+        if packet.store(0, flow.mac).is_none() {
+            return (Verdict::DROP, Reason::Rewrite);
+        }
+        verdict.action = Action::Peer;
+        verdict.hop.ifindex = flow.ifindex;
+    } else if deliver == Deliver::Route as u8 && F::route(packet, head, flow, &mut verdict.hop) {
+        verdict.action = Action::Neighbour;
+    }
+    let routed = verdict.action == Action::Neighbour;
+    if rewrite::<F, P>(packet, head, flow, routed).is_none() {
+        return (Verdict::DROP, Reason::Rewrite);
+    }
+    let reply = flow.flags & flags::REPLY != 0;
+    let reason = match (verdict.action, reply) {
+        (Action::Peer, false) => Reason::ForwardPeer,
+        (Action::Peer, true) => Reason::ReplyPeer,
+        (Action::Neighbour, false) => Reason::ForwardRoute,
+        (Action::Neighbour, true) => Reason::ReplyRoute,
+        (_, reply) => {
+            packet.mark();
+            if reply { Reason::ReplyStack } else { Reason::ForwardStack }
+        }
+    };
+    (verdict, reason)
+}
+
+/// Addresses, then ports. Old values are read from the packet again and used at once: keeping them
+/// costs more stack than a program has.
+#[inline(always)]
+fn rewrite<F: Family, P: Packet>(
+    packet: &mut P,
+    head: &Head<F>,
+    flow: &Flow<F::Addr>,
+    routed: bool,
+) -> Option<()> {
+    let udp = head.protocol == wire::UDP;
+    let check = head.transport + if udp { wire::UDP_CHECK } else { wire::TCP_CHECK };
+    let diff = F::rewrite(packet, flow, routed)?;
+    packet.fix_addresses(check, diff, udp, F::IPV6)?;
+    let old: u32 = packet.load(head.transport)?;
+    let ([a, b], [c, d]) = (flow.sport_be.to_ne_bytes(), flow.dport_be.to_ne_bytes());
+    let new = u32::from_ne_bytes([a, b, c, d]);
+    if old != new {
+        packet.store(head.transport, new)?;
+        packet.fix_ports(check, old, new, udp)?;
+    }
+    Some(())
+}

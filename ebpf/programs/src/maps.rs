@@ -1,0 +1,154 @@
+//! The maps, and the logic's view of them.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::macros::btf_map;
+use sluice_abi::{
+    Addr4, Addr6, Backend, Config, DEFAULT_FLOWS, Flow, FlowKey, MAX_BACKENDS, MAX_SERVICES,
+    MAX_SLOTS, Reason, Service, ServiceKey,
+};
+use sluice_core::{FlowTable, Inserted, Lookup, NodeTables, Tables, V4, V6};
+
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map]
+static SERVICES4: HashMap<ServiceKey<Addr4>, Service, MAX_SERVICES, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static SERVICES6: HashMap<ServiceKey<Addr6>, Service, MAX_SERVICES, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static SLOTS: Array<u32, MAX_SLOTS, MMAPABLE> = Array::new();
+#[btf_map]
+static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+static FLOWS4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, DEFAULT_FLOWS> = LruHashMap::new();
+#[btf_map]
+static FLOWS6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>, DEFAULT_FLOWS> = LruHashMap::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+
+/// Jiffies a second; user space sets it when it loads the object.
+#[unsafe(no_mangle)]
+static HZ: u32 = 250;
+
+/// Low 32 bits of jiffies.
+#[inline(always)]
+pub(crate) fn jiffies() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
+/// The maps of the kernel, for either family.
+pub(crate) struct Kernel {
+    flows: Flows,
+    node: Node,
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self { flows: Flows, node: Node }
+    }
+}
+
+/// The flow tables.
+pub(crate) struct Flows;
+/// Everything else.
+pub(crate) struct Node;
+
+macro_rules! family {
+    ($family:ty, $addr:ty, $flows:ident, $services:ident) => {
+        impl Tables<$family> for Kernel {
+            type Flows = Flows;
+            type Node = Node;
+            #[inline(always)]
+            fn split(&mut self) -> (&mut Flows, &Node) {
+                (&mut self.flows, &self.node)
+            }
+        }
+
+        impl FlowTable<$family> for Flows {
+            #[inline(always)]
+            fn get(&mut self, key: &FlowKey<$addr>) -> Option<&mut Flow<$addr>> {
+                // SAFETY: the map owns the value as long as the program runs. Other CPUs may write
+                // to it: fields are integers, and a lost write is a lost refresh.
+                $flows.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+            }
+
+            #[inline(always)]
+            fn insert(&mut self, key: &FlowKey<$addr>, flow: &Flow<$addr>) -> Inserted {
+                const EEXIST: i32 = -17;
+                match $flows.insert(key, flow, BPF_NOEXIST.into()) {
+                    Ok(()) => Inserted::Done,
+                    Err(EEXIST) => Inserted::Exists,
+                    Err(_) => Inserted::Failed,
+                }
+            }
+
+            #[inline(always)]
+            fn replace(&mut self, key: &FlowKey<$addr>, flow: &Flow<$addr>) -> bool {
+                $flows.insert(key, flow, BPF_ANY.into()).is_ok()
+            }
+
+            #[inline(always)]
+            fn remove(&mut self, key: &FlowKey<$addr>) {
+                let _ = $flows.remove(key);
+            }
+        }
+
+        impl Lookup<$family> for Node {
+            #[inline(always)]
+            fn service(&self, key: &ServiceKey<$addr>) -> Option<Service> {
+                // SAFETY: values are replaced whole by user space, never written in place.
+                unsafe { $services.get(key) }.copied()
+            }
+        }
+    };
+}
+family!(V4, Addr4, FLOWS4, SERVICES4);
+family!(V6, Addr6, FLOWS6, SERVICES6);
+
+impl NodeTables for Node {
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        jiffies()
+    }
+
+    #[inline(always)]
+    fn hz(&self) -> u32 {
+        // SAFETY: an initialised static; volatile because the loader writes it.
+        unsafe { core::ptr::read_volatile(&raw const HZ) }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+            // SAFETY: this CPU's own value.
+            unsafe { *counter += 1 }
+        }
+    }
+}

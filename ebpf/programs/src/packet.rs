@@ -1,0 +1,197 @@
+//! A packet in the kernel: direct access, checksum helpers, routes and ways out.
+
+use core::mem::size_of;
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
+    TC_ACT_UNSPEC, bpf_fib_lookup as FibLookup, bpf_redir_neigh,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_change_type, bpf_skb_pull_data,
+};
+use aya_ebpf::programs::TcContext;
+use sluice_abi::MARK_TRANSLATED;
+use sluice_core::wire::Wire;
+use sluice_core::{Action, NextHop, Packet, Verdict};
+
+/// Headers that are read directly: Ethernet, IPv4 with all options or IPv6, TCP.
+const HEADERS: u32 = 14 + 60 + 20;
+/// `PACKET_HOST` (linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Since 6.16: the checksum of an IPv6 packet as a whole does not change with its addresses.
+const BPF_F_IPV6: u64 = 1 << 7;
+const EINVAL: i64 = -22;
+
+/// A `__sk_buff` whose headers are linear.
+pub(crate) struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(ctx: TcContext) -> Self {
+        let this = Self { skb: ctx.skb.skb };
+        // SAFETY: reads of the context that the kernel passed.
+        let (len, linear) = unsafe {
+            ((*this.skb).len, (*this.skb).data_end.wrapping_sub((*this.skb).data))
+        };
+        if linear < HEADERS && linear < len {
+            let wanted = if len < HEADERS { len } else { HEADERS };
+            // SAFETY: a valid context; packet pointers are taken anew at each access.
+            unsafe { bpf_skb_pull_data(this.skb, wanted) };
+        }
+        this
+    }
+
+    /// Does what was decided; the classifier's return value.
+    #[inline(always)]
+    pub(crate) fn finish(self, verdict: Verdict) -> i32 {
+        match verdict.action {
+            // Not TC_ACT_OK: other programs on the same hook have their turn.
+            Action::Pass => TC_ACT_UNSPEC,
+            Action::Drop => TC_ACT_SHOT as i32,
+            Action::Peer => {
+                // SAFETY: helpers on a valid context. Without PACKET_HOST, 5.10 drops the packet.
+                unsafe {
+                    bpf_skb_change_type(self.skb, PACKET_HOST);
+                    bpf_redirect_peer(verdict.hop.ifindex, 0) as i32
+                }
+            }
+            Action::Neighbour => neighbour(&verdict.hop),
+        }
+    }
+
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        // SAFETY: reads of the context that the kernel passed.
+        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        if data + offset + size_of::<T>() > end {
+            return None;
+        }
+        Some((data + offset) as *mut T)
+    }
+
+    #[inline(always)]
+    fn checksum(&self, check: usize, from: u64, to: u64, flags: u64) -> i64 {
+        // SAFETY: a helper on a valid context; it checks the offset itself.
+        unsafe { bpf_l4_csum_replace(self.skb, check as u32, from, to, flags) }
+    }
+}
+
+#[inline(always)]
+fn mangled(udp: bool) -> u64 {
+    if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn ether_type(&self) -> u16 {
+        // SAFETY: reads of the context that the kernel passed.
+        u16::from_be(unsafe { (*self.skb).protocol } as u16)
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_marked(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.skb).mark & MARK_TRANSLATED != 0 }
+    }
+
+    #[inline(always)]
+    fn mark(&mut self) {
+        // SAFETY: `mark` is writable in classifiers.
+        unsafe { (*self.skb).mark |= MARK_TRANSLATED }
+    }
+
+    #[inline(always)]
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        // SAFETY: in bounds (the verifier proves it). `Wire` types are plain bytes; BPF has
+        // unaligned loads on the machines we support, and the verifier refuses them elsewhere.
+        self.at::<T>(offset).map(|at| unsafe { *at })
+    }
+
+    #[inline(always)]
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
+        // SAFETY: as for `load`.
+        self.at::<T>(offset).map(|at| unsafe { *at = value })
+    }
+
+    #[inline(always)]
+    fn fix_addresses(&mut self, check: usize, diff: u32, udp: bool, ipv6: bool) -> Option<()> {
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled(udp);
+        let mut result = EINVAL;
+        if ipv6 {
+            result = self.checksum(check, 0, diff.into(), flags | BPF_F_IPV6);
+        }
+        if result == EINVAL {
+            // IPv4, or a kernel that does not know the flag.
+            result = self.checksum(check, 0, diff.into(), flags);
+        }
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn fix_ports(&mut self, check: usize, old: u32, new: u32, udp: bool) -> Option<()> {
+        let result = self.checksum(check, old.into(), new.into(), 4 | mangled(udp));
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn route4(&mut self, src: u32, tos: u8, hop: &mut NextHop) -> bool {
+        hop.ifindex = self.ifindex();
+        route(self.skb, &[src, 0, 0, 0], hop, tos.into())
+    }
+
+    #[inline(always)]
+    fn route6(&mut self, src: &[u32; 4], flow_be: u32, hop: &mut NextHop) -> bool {
+        hop.ifindex = self.ifindex();
+        route(self.skb, src, hop, flow_be & 0x0fff_ffff_u32.to_be())
+    }
+}
+
+/// Sends the packet to a neighbour, whose link address the kernel finds and keeps.
+#[inline(never)]
+fn neighbour(hop: &NextHop) -> i32 {
+    // SAFETY: all bits zero are a valid value.
+    let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    params.nh_family = if hop.ipv6 { AF_INET6 } else { AF_INET }.into();
+    params.__bindgen_anon_1.ipv6_nh = hop.address;
+    let len = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: a helper that reads `len` bytes of an initialised structure.
+    unsafe { bpf_redirect_neigh(hop.ifindex, &raw mut params, len, 0) as i32 }
+}
+
+/// Asks the routes for the way to `hop.address`, and puts the neighbour and its interface there.
+///
+/// A function of its own: the stack of a program has 512 bytes.
+#[inline(never)]
+fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32) -> bool {
+    // SAFETY: all bits zero are a valid value.
+    let mut params: FibLookup = unsafe { core::mem::zeroed() };
+    // No length: the kernel then judges the packet by its segments (is_skb_forwardable).
+    params.family = if hop.ipv6 { AF_INET6 } else { AF_INET };
+    params.ifindex = hop.ifindex;
+    // IPv4's type of service is the first octet of this word.
+    params.__bindgen_anon_2.flowinfo = if hop.ipv6 { class } else { class.to_le() };
+    params.__bindgen_anon_3.ipv6_src = *src;
+    params.__bindgen_anon_4.ipv6_dst = hop.address;
+    let len = size_of::<FibLookup>() as i32;
+    // SAFETY: a helper that reads and writes `len` bytes of an initialised structure.
+    let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut params, len, 0) };
+    if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+        return false;
+    }
+    // SAFETY: every field of the union is plain bytes.
+    hop.address = unsafe { params.__bindgen_anon_4.ipv6_dst };
+    hop.ifindex = params.ifindex;
+    hop.ipv6 = params.family == AF_INET6;
+    true
+}
