@@ -1,2 +1,60 @@
-//! stub
-fn main() {}
+//! Everything a contributor runs, as `cargo xtask VERB`. One file per verb; each installs what it
+//! lacks and says what and why.
+
+mod build;
+mod build_ebpf;
+mod object;
+mod packages;
+mod process;
+mod repo;
+mod setup;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::repo::Repo;
+
+/// Builds, tests, shows and measures Sluice.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install the eBPF toolchain and the Debian packages that tests, demo and benches use
+    Setup,
+    /// Build the eBPF object; print its programs with instruction counts and its maps with sizes
+    BuildEbpf {
+        /// Build the programs with per-packet logging
+        #[arg(long)]
+        log: bool,
+    },
+    /// Build target/release/sluice with the eBPF object embedded
+    Build,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<ExitCode> {
+    let repo = Repo::find()?;
+    match args.verb {
+        Verb::Setup => setup::run()?,
+        Verb::BuildEbpf { log } => build_ebpf::run(&repo, log)?,
+        Verb::Build => build::run(&repo)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

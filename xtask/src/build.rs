@@ -1,0 +1,25 @@
+//! `cargo xtask build`: release binaries with the object embedded.
+
+use anyhow::Result;
+
+use crate::build_ebpf;
+use crate::process;
+use crate::repo::Repo;
+
+/// Builds the object, then `target/release/sluice`, and says where it lies.
+pub(crate) fn run(repo: &Repo) -> Result<()> {
+    release(repo, &["sluice-agent"])?;
+    println!("{}", repo.release("sluice").display());
+    Ok(())
+}
+
+/// Builds the object, then the binaries of `packages` in release mode.
+pub(crate) fn release(repo: &Repo, packages: &[&str]) -> Result<()> {
+    build_ebpf::build(repo, false)?;
+    let mut cargo = process::cargo(repo.root());
+    cargo.args(["build", "--release", "--bins"]);
+    for package in packages {
+        cargo.args(["-p", package]);
+    }
+    process::run(&mut cargo)
+}
