@@ -142,6 +142,9 @@ pub struct ServicePort {
     pub source_ranges: Vec<ipnet::IpNet>,
     /// `spec.healthCheckNodePort` where it applies (R24), else 0.
     pub health_check_node_port: u16,
+    /// Creation time of the Service in Unix seconds, `i64::MAX` when unknown: of two Services that
+    /// want one address the older gets it (R42).
+    pub created_s: i64,
 }
 
 impl ServicePort {
@@ -149,6 +152,14 @@ impl ServicePort {
     #[must_use]
     pub fn internal(&self) -> (&BackendSet, WhenEmpty) {
         let list = if self.internal_local { &self.local } else { &self.cluster };
+        (list, self.when_empty())
+    }
+
+    /// The list for traffic to external and LB addresses and node ports from outside, and what an
+    /// empty one means (section 4 and 5).
+    #[must_use]
+    pub fn external(&self) -> (&BackendSet, WhenEmpty) {
+        let list = if self.external_local { &self.local } else { &self.cluster };
         (list, self.when_empty())
     }
 
