@@ -1,2 +1,63 @@
-//! stub
-fn main() {}
+//! `sluice-testkit`: the parts of the test cluster as commands.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use sluice_testkit::{cluster, echo, traffic};
+
+#[derive(Parser)]
+#[command(
+    name = "sluice-testkit",
+    version,
+    about = "A Kubernetes API server and a cluster in network namespaces"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sends traffic from a namespace and reports on it
+    Traffic(traffic::command::Config),
+    /// The server that pods of a test cluster run
+    Echo(echo::Config),
+    /// Removes what clusters of dead owners left
+    Sweep {
+        /// Where clusters keep their state
+        #[arg(long, default_value = cluster::STATE_ROOT)]
+        state_root: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("sluice-testkit: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Traffic(config) => traffic::command::execute(&config),
+        Command::Echo(config) => runtime()?.block_on(echo::serve(config)),
+        Command::Sweep { state_root } => {
+            for id in cluster::registry::sweep(&state_root)? {
+                println!("removed {id}");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")
+}
