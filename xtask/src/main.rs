@@ -9,6 +9,7 @@ mod process;
 mod repo;
 mod setup;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,14 @@ enum Verb {
     },
     /// Build target/release/sluice with the eBPF object embedded
     Build,
+    /// Run a command of this checkout in a virtual machine with one of Debian's kernels
+    Vm {
+        #[command(flatten)]
+        options: vm::Options,
+        /// The command and its arguments; it runs in the repository's root
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,6 +64,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Verb::Setup => setup::run()?,
         Verb::BuildEbpf { log } => build_ebpf::run(&repo, log)?,
         Verb::Build => build::run(&repo)?,
+        Verb::Vm { options, command } => return vm::run(&repo, &options, &command),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -46,7 +46,14 @@ pub(crate) const CLUSTER: Need = Need {
 /// What a virtual machine with another kernel is made of.
 pub(crate) const MACHINE: Need = Need {
     why: "run virtual machines",
-    packages: &["qemu-system-x86", "busybox-static", "kmod", "cpio", "xz-utils"],
+    packages: &[
+        "qemu-system-x86",
+        "busybox-static",
+        "kmod",
+        "cpio",
+        "xz-utils",
+        "debian-archive-keyring",
+    ],
 };
 
 /// Whether this is a system with apt and dpkg.
