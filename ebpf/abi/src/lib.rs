@@ -22,8 +22,8 @@ pub const LAYOUT: u32 = 1;
 pub const MAX_SERVICES: usize = 131_072;
 /// Most backends, both families together. An id is an index below this.
 pub const MAX_BACKENDS: usize = 262_144;
-/// Slots of all balancing tables together: 16 MiB of `u32`.
-pub const MAX_SLOTS: usize = 4_194_304;
+/// Slots of all balancing tables together: 16 MiB, since an array element takes 8 bytes at least.
+pub const MAX_SLOTS: usize = 2_097_152;
 /// Entries of a flow table (per family) unless user space asks for another size.
 pub const DEFAULT_FLOWS: usize = 262_144;
 

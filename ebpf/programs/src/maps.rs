@@ -20,7 +20,7 @@ static SERVICES6: HashMap<ServiceKey<Addr6>, Service, MAX_SERVICES, NO_PREALLOC>
 #[btf_map]
 static SLOTS: Array<u32, MAX_SLOTS, MMAPABLE> = Array::new();
 #[btf_map]
-static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
+static BACKENDS: Array<Backend, MAX_BACKENDS, MMAPABLE> = Array::new();
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]

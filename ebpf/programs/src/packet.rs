@@ -35,9 +35,8 @@ impl Skb {
     pub(crate) fn new(ctx: TcContext) -> Self {
         let this = Self { skb: ctx.skb.skb };
         // SAFETY: reads of the context that the kernel passed.
-        let (len, linear) = unsafe {
-            ((*this.skb).len, (*this.skb).data_end.wrapping_sub((*this.skb).data))
-        };
+        let (len, linear) =
+            unsafe { ((*this.skb).len, (*this.skb).data_end.wrapping_sub((*this.skb).data)) };
         if linear < HEADERS && linear < len {
             let wanted = if len < HEADERS { len } else { HEADERS };
             // SAFETY: a valid context; packet pointers are taken anew at each access.

@@ -1,0 +1,226 @@
+//! The flow table from user space: views, and expiry with a bounded budget.
+//!
+//! Looking an entry up by system call does not count as a use of it (kernel/bpf/hashtab.c,
+//! `htab_lru_map_lookup_elem_sys`, since 5.2), so the kernel's own eviction is left undisturbed.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sluice_abi::{Flow, FlowKey, flags, tcp};
+use sluice_services::Protocol;
+
+use crate::Error;
+use crate::maps::{Flows, Maps};
+use crate::wire::{IntoIp, ends, protocol};
+
+/// Seconds without packets after which a flow is forgotten, as the kernel's conntrack counts them
+/// (Documentation/networking/nf_conntrack-sysctl.rst; R57 for established TCP).
+mod timeout_s {
+    pub(super) const TCP_ESTABLISHED: u32 = 86_400;
+    pub(super) const TCP_UNREPLIED: u32 = 120;
+    pub(super) const TCP_HALF_CLOSED: u32 = 3_600;
+    pub(super) const TCP_CLOSED: u32 = 10;
+    pub(super) const UDP: u32 = 120;
+    pub(super) const UDP_UNREPLIED: u32 = 30;
+}
+
+/// Entries a system call reads.
+const BATCH: u32 = 512;
+
+/// Where a TCP connection stands, as far as the flow table knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpState {
+    /// The backend has not answered yet.
+    Opening,
+    /// Both sides have sent.
+    Established,
+    /// One side has finished.
+    Closing,
+    /// Finished by both sides, or reset.
+    Closed,
+}
+
+/// One flow, as its forward half tells.
+#[derive(Clone, Debug)]
+pub struct FlowView {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The client.
+    pub client: SocketAddr,
+    /// What it connected to.
+    pub frontend: SocketAddr,
+    /// What it was translated to.
+    pub backend: SocketAddr,
+    /// The client as the backend sees it.
+    pub source: SocketAddr,
+    /// Time since the entry was refreshed, which traffic does at most once a second.
+    pub idle: Duration,
+    /// `None` for UDP.
+    pub tcp: Option<TcpState>,
+}
+
+fn replied<A: Copy + 'static>(
+    map: &Flows<A>,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+) -> bool {
+    let other = FlowKey {
+        src: flow.dst,
+        dst: flow.src,
+        sport_be: flow.dport_be,
+        dport_be: flow.sport_be,
+        ..*key
+    };
+    map.get(&other).is_some_and(|reply| reply.state & tcp::REPLIED != 0)
+}
+
+fn tcp_state(state: u8, replied: bool) -> TcpState {
+    if tcp::closed(state) {
+        TcpState::Closed
+    } else if state & (tcp::FIN_CLIENT | tcp::FIN_BACKEND) != 0 {
+        TcpState::Closing
+    } else if replied {
+        TcpState::Established
+    } else {
+        TcpState::Opening
+    }
+}
+
+/// Reads at most `limit` flows.
+pub(crate) fn view(maps: &Maps, now: u32, hz: u32, limit: usize) -> Result<Vec<FlowView>, Error> {
+    let mut found = family("FLOWS4", &maps.flows4, now, hz, limit)?;
+    let rest = limit - found.len();
+    found.extend(family("FLOWS6", &maps.flows6, now, hz, rest)?);
+    Ok(found)
+}
+
+fn family<A: IntoIp + Copy + 'static>(
+    name: &'static str,
+    map: &Flows<A>,
+    now: u32,
+    hz: u32,
+    limit: usize,
+) -> Result<Vec<FlowView>, Error> {
+    let mut found = Vec::new();
+    let mut cursor = None;
+    loop {
+        let (entries, rest) =
+            map.batch(cursor, BATCH).map_err(|error| Error::map(name, "read", error))?;
+        let flows = entries.iter().filter_map(|(key, flow)| one(map, key, flow, now, hz));
+        found.extend(flows.take(limit - found.len()));
+        match rest {
+            Some(next) if found.len() < limit => cursor = Some(next),
+            _ => return Ok(found),
+        }
+    }
+}
+
+/// A flow by its forward half; `None` for the other.
+fn one<A: IntoIp + Copy + 'static>(
+    map: &Flows<A>,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    now: u32,
+    hz: u32,
+) -> Option<FlowView> {
+    let protocol = protocol(key.protocol)?;
+    if flow.flags & flags::REPLY != 0 {
+        return None;
+    }
+    let (client, frontend) = ends(key);
+    let translated = FlowKey {
+        src: flow.src,
+        dst: flow.dst,
+        sport_be: flow.sport_be,
+        dport_be: flow.dport_be,
+        ..*key
+    };
+    let (source, backend) = ends(&translated);
+    let idle = u64::from(now.wrapping_sub(flow.seen)) * 1_000 / u64::from(hz.max(1));
+    let state = tcp_state(flow.state, replied(map, key, flow));
+    Some(FlowView {
+        protocol,
+        client,
+        frontend,
+        backend,
+        source,
+        idle: Duration::from_millis(idle),
+        tcp: (protocol == Protocol::Tcp).then_some(state),
+    })
+}
+
+/// Walks both flow tables in turns, a bounded number of entries at a time.
+pub(crate) struct Expiry {
+    hz: u32,
+    next4: Option<u32>,
+    next6: Option<u32>,
+}
+
+impl Expiry {
+    pub(crate) fn new(hz: u32) -> Self {
+        Self { hz, next4: None, next6: None }
+    }
+
+    /// Looks at no more than `budget` entries of each family, and removes those that are over.
+    pub(crate) fn run(&mut self, maps: &mut Maps, now: u32, budget: usize) -> Result<(), Error> {
+        self.next4 = sweep("FLOWS4", &mut maps.flows4, self.next4, now, self.hz, budget)?;
+        self.next6 = sweep("FLOWS6", &mut maps.flows6, self.next6, now, self.hz, budget)?;
+        Ok(())
+    }
+}
+
+/// Goes on from a cursor; returns where to go on next, `None` at the end.
+fn sweep<A: Copy + 'static>(
+    name: &'static str,
+    map: &mut Flows<A>,
+    mut cursor: Option<u32>,
+    now: u32,
+    hz: u32,
+    budget: usize,
+) -> Result<Option<u32>, Error> {
+    let mut seen = 0;
+    while seen < budget {
+        let (entries, rest) =
+            map.batch(cursor, BATCH).map_err(|error| Error::map(name, "walk", error))?;
+        seen += entries.len().max(1);
+        for (key, flow) in entries {
+            if is_over(map, &key, &flow, now, hz) {
+                map.remove(&key);
+            }
+        }
+        cursor = rest;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(cursor)
+}
+
+fn is_over<A: Copy + 'static>(
+    map: &Flows<A>,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    now: u32,
+    hz: u32,
+) -> bool {
+    let replied = if flow.flags & flags::REPLY == 0 {
+        replied(map, key, flow)
+    } else {
+        flow.state & tcp::REPLIED != 0
+    };
+    let limit_s = if protocol(key.protocol) == Some(Protocol::Tcp) {
+        match tcp_state(flow.state, replied) {
+            TcpState::Opening => timeout_s::TCP_UNREPLIED,
+            TcpState::Established => timeout_s::TCP_ESTABLISHED,
+            TcpState::Closing => timeout_s::TCP_HALF_CLOSED,
+            TcpState::Closed => timeout_s::TCP_CLOSED,
+        }
+    } else if replied {
+        timeout_s::UDP
+    } else {
+        timeout_s::UDP_UNREPLIED
+    };
+    // A clock that went on between its reading and the entry's is no age.
+    let idle = now.wrapping_sub(flow.seen);
+    idle < u32::MAX / 2 && u64::from(idle) > u64::from(limit_s) * u64::from(hz)
+}

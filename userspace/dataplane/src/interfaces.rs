@@ -1,0 +1,150 @@
+//! The node's interfaces: the pods' bridge and its veths, the uplinks, and which pod is behind
+//! which veth. Read by netlink, also in the pods' namespaces (`IFLA_TARGET_NETNSID`), so that no
+//! pod can claim another's address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, MulticastGroup, new_connection_with_strict_check, new_multicast_connection};
+
+use crate::Error;
+use crate::layout::Pod;
+
+/// An interface of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// Index of the bridge it belongs to.
+    pub(crate) controller: Option<u32>,
+    /// A veth's other end: index there, and the number of that namespace here.
+    pub(crate) peer: Option<(u32, i32)>,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// All interfaces.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inventory {
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) pods: HashMap<IpAddr, Pod>,
+}
+
+impl Inventory {
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// Veths that are ports of a bridge.
+    pub(crate) fn veths_of(&self, bridge: u32) -> impl Iterator<Item = &Interface> {
+        self.interfaces
+            .iter()
+            .filter(move |port| port.controller == Some(bridge) && port.peer.is_some())
+    }
+}
+
+/// Reads everything, and the pods behind the veths of `bridge`.
+pub(crate) async fn scan(bridge: &str) -> Result<Inventory, Error> {
+    let failed = |operation| move |error| Error::netlink(operation, error);
+    let (connection, handle, _) = new_connection_with_strict_check()
+        .map_err(|error| Error::netlink("open a socket", error))?;
+    let driver = tokio::spawn(connection);
+    let links: Vec<LinkMessage> =
+        handle.link().get().execute().try_collect().await.map_err(failed("list links"))?;
+    let addresses: Vec<AddressMessage> =
+        handle.address().get().execute().try_collect().await.map_err(failed("list addresses"))?;
+    let mut inventory = Inventory::default();
+    for link in &links {
+        if let Some(mut interface) = interface(link) {
+            interface.addresses = addresses
+                .iter()
+                .filter(|message| message.header.index == interface.index)
+                .filter_map(address)
+                .collect();
+            inventory.interfaces.push(interface);
+        }
+    }
+    if let Some(bridge) = inventory.by_name(bridge).map(|bridge| bridge.index) {
+        let mut pods = HashMap::new();
+        for veth in inventory.veths_of(bridge) {
+            // A pod that goes away meanwhile is no error.
+            pods.extend(behind(&handle, veth).await.unwrap_or_default());
+        }
+        inventory.pods = pods;
+    }
+    driver.abort();
+    Ok(inventory)
+}
+
+/// The addresses behind a veth.
+async fn behind(handle: &Handle, veth: &Interface) -> Option<Vec<(IpAddr, Pod)>> {
+    let (index, namespace) = veth.peer?;
+    let mut request = handle.link().get().match_index(index);
+    request.message_mut().attributes.push(LinkAttribute::IfNetnsId(namespace));
+    let link = request.execute().next().await?.ok()?;
+    let mac: [u8; 6] = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => mac.as_slice().try_into().ok(),
+        _ => None,
+    })?;
+    let mut request = handle.address().get().set_link_index_filter(index);
+    request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(namespace));
+    let addresses: Vec<AddressMessage> = request.execute().try_collect().await.ok()?;
+    let pod = Pod { ifindex: veth.index, mac };
+    let routable = addresses.iter().filter_map(address).filter(|address| match address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    });
+    Some(routable.map(|address| (address, pod)).collect())
+}
+
+fn interface(link: &LinkMessage) -> Option<Interface> {
+    let mut found = Interface {
+        index: link.header.index,
+        name: String::new(),
+        controller: None,
+        peer: None,
+        addresses: Vec::new(),
+    };
+    let (mut peer, mut namespace, mut veth) = (None, None, false);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => found.name.clone_from(name),
+            LinkAttribute::Controller(index) => found.controller = Some(*index),
+            LinkAttribute::Link(index) => peer = Some(*index),
+            LinkAttribute::LinkNetNsId(id) => namespace = Some(*id),
+            LinkAttribute::LinkInfo(infos) => {
+                veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+            }
+            _ => {}
+        }
+    }
+    found.peer = peer.zip(namespace).filter(|_| veth);
+    (!found.name.is_empty()).then_some(found)
+}
+
+fn address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On point-to-point links `Address` is the peer's, `Local` ours.
+            AddressAttribute::Local(address) => return Some(*address),
+            AddressAttribute::Address(address) => found = Some(*address),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Fires when a link or an address of the node changes. Events come in bursts.
+///
+/// # Errors
+/// The netlink socket cannot be opened.
+pub fn link_events() -> Result<impl Stream<Item = ()> + Send + Unpin, Error> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let (connection, _, messages) = new_multicast_connection(&groups)
+        .map_err(|error| Error::netlink("listen to changes", error))?;
+    tokio::spawn(connection);
+    Ok(messages.map(|_| ()))
+}

@@ -1,0 +1,259 @@
+//! What stands in the maps: which backend has which id, which table lies where, which frontend
+//! uses which table. Found again in the maps themselves after a restart.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_abi::{BackendState, Deliver, MAX_BACKENDS, MAX_SLOTS, Service, service_flags};
+use sluice_services::{Backend, Frontend, Protocol, Scheduler, ServicePort};
+
+use crate::slots::Slots;
+use crate::wire::{from_words, protocol, words};
+
+/// How a local pod is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Host-side veth.
+    pub ifindex: u32,
+    /// The pod's own MAC.
+    pub mac: [u8; 6],
+}
+
+/// The ways to addresses of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Pods behind veths of the bridge.
+    pub pods: HashMap<IpAddr, Pod>,
+    /// The node's own addresses.
+    pub own: HashSet<IpAddr>,
+}
+
+/// An endpoint's identity.
+pub(crate) type Endpoint = (IpAddr, u16, Protocol);
+
+/// A table's identity: how slots are chosen, and the backends in order.
+pub(crate) type TableKey = (Scheduler, Vec<u32>);
+
+/// An id in use.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) id: u32,
+    /// As it stands in the map.
+    pub(crate) written: sluice_abi::Backend,
+    /// Whether the endpoint runs on this node; unknown after adoption.
+    pub(crate) local: Option<bool>,
+    /// Frontends that use it.
+    pub(crate) users: usize,
+}
+
+/// A table in the slots.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Table {
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+    /// Frontends that use it.
+    pub(crate) users: usize,
+}
+
+/// A frontend in the maps.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) service: Service,
+    pub(crate) table: Option<TableKey>,
+    /// All backends it keeps alive: those of its table and others that still serve.
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// What it was made from; `None` after adoption.
+    pub(crate) source: Option<Arc<ServicePort>>,
+}
+
+/// Something that is no longer referred to, but may be in use by packets or flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftover {
+    Table { offset: u32, len: u32 },
+    Backend(Endpoint),
+}
+
+/// The maps' contents as user space knows them.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) backends: HashMap<Endpoint, Held>,
+    pub(crate) tables: HashMap<TableKey, Table>,
+    pub(crate) frontends: BTreeMap<Frontend, Placed>,
+    pub(crate) slots: Slots,
+    /// Ids that were used before, and the generation of that use.
+    pub(crate) free_ids: Vec<(u32, u32)>,
+    pub(crate) next_id: u32,
+    /// What is to be freed, and from which second on.
+    pub(crate) leftovers: Vec<(u64, Leftover)>,
+    pub(crate) max_slots: u32,
+    pub(crate) max_backends: u32,
+}
+
+/// The maps as the plan's executor and adoption need them.
+pub(crate) trait Kernel {
+    fn frontends(&self) -> Result<Vec<(Frontend, Service)>, crate::Error>;
+    fn slot(&self, index: u32) -> Option<u32>;
+    fn backend(&self, id: u32) -> Option<sluice_abi::Backend>;
+    fn put_backend(&mut self, id: u32, backend: sluice_abi::Backend) -> Result<(), crate::Error>;
+    fn write_table(&mut self, offset: u32, ids: &[u32]) -> Result<(), crate::Error>;
+    fn put_frontend(&mut self, frontend: Frontend, service: Service) -> Result<(), crate::Error>;
+    fn remove_frontend(&mut self, frontend: Frontend) -> Result<(), crate::Error>;
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self::with_capacity(MAX_SLOTS as u32, MAX_BACKENDS as u32)
+    }
+}
+
+impl Layout {
+    /// Empty maps of this size.
+    pub(crate) fn with_capacity(max_slots: u32, max_backends: u32) -> Self {
+        Self {
+            backends: HashMap::new(),
+            tables: HashMap::new(),
+            frontends: BTreeMap::new(),
+            slots: Slots::new(max_slots),
+            free_ids: Vec::new(),
+            next_id: 0,
+            leftovers: Vec::new(),
+            max_slots,
+            max_backends,
+        }
+    }
+
+    /// Reads what an earlier run left. What contradicts itself (a table with an unused backend, or
+    /// over another's slots) is left out, and so written anew by the next plan; backends that no
+    /// table holds are freed at `due_s`.
+    pub(crate) fn adopt<K: Kernel>(
+        kernel: &K,
+        max_slots: u32,
+        max_backends: u32,
+        due_s: u64,
+    ) -> Result<Self, crate::Error> {
+        let mut layout = Self::with_capacity(max_slots, max_backends);
+        let mut by_id = HashMap::new();
+        for id in 0..max_backends {
+            let Some(written) = kernel.backend(id) else { break };
+            if written.generation == 0 {
+                continue;
+            }
+            layout.next_id = id + 1;
+            let endpoint = protocol(written.protocol)
+                .filter(|_| written.state != BackendState::Free as u8)
+                .map(|protocol| {
+                    let address = from_words(written.addr, written.ip_version);
+                    (address, u16::from_be(written.port_be), protocol)
+                });
+            match endpoint.filter(|endpoint| !layout.backends.contains_key(endpoint)) {
+                Some(endpoint) => {
+                    by_id.insert(id, endpoint);
+                    layout.backends.insert(endpoint, Held { id, written, local: None, users: 0 });
+                }
+                None => layout.free_ids.push((id, written.generation)),
+            }
+        }
+        // Ids below the highest that were never used.
+        let known: HashSet<u32> =
+            by_id.keys().copied().chain(layout.free_ids.iter().map(|(id, _)| *id)).collect();
+        layout.free_ids.extend((0..layout.next_id).filter(|id| !known.contains(id)).map(|id| (id, 0)));
+        for (frontend, service) in kernel.frontends()? {
+            let table = layout.adopt_table(kernel, service, &by_id);
+            let endpoints: Vec<Endpoint> = table
+                .iter()
+                .flat_map(|(_, ids)| ids.iter().filter_map(|id| by_id.get(id).copied()))
+                .collect();
+            for endpoint in &endpoints {
+                if let Some(held) = layout.backends.get_mut(endpoint) {
+                    held.users += 1;
+                }
+            }
+            let placed = Placed { service, table, endpoints, source: None };
+            layout.frontends.insert(frontend, placed);
+        }
+        let unused = layout.backends.iter().filter(|(_, held)| held.users == 0);
+        layout.leftovers = unused.map(|(key, _)| (due_s, Leftover::Backend(*key))).collect();
+        Ok(layout)
+    }
+
+    /// The table of a frontend found in the maps.
+    fn adopt_table<K: Kernel>(
+        &mut self,
+        kernel: &K,
+        service: Service,
+        by_id: &HashMap<u32, Endpoint>,
+    ) -> Option<TableKey> {
+        let end = service.offset.checked_add(service.len).filter(|end| *end <= self.max_slots)?;
+        if service.len == 0 {
+            return None;
+        }
+        let mut ids: Vec<u32> =
+            (service.offset..end).map(|index| kernel.slot(index)).collect::<Option<_>>()?;
+        let scheduler = if service.flags & service_flags::HASH == 0 {
+            Scheduler::Random
+        } else {
+            // A Maglev table repeats its backends; the key has each once, in the order of endpoints.
+            ids.sort_unstable();
+            ids.dedup();
+            ids.sort_by_key(|id| by_id.get(id));
+            Scheduler::Maglev
+        };
+        if !ids.iter().all(|id| by_id.contains_key(id)) {
+            return None;
+        }
+        let key = (scheduler, ids);
+        match self.tables.get_mut(&key) {
+            Some(table) if table.offset == service.offset => table.users += 1,
+            Some(_) => return None,
+            None => {
+                if !self.slots.claim(service.offset, service.len) {
+                    return None;
+                }
+                let table = Table { offset: service.offset, len: service.len, users: 1 };
+                self.tables.insert(key.clone(), table);
+            }
+        }
+        Some(key)
+    }
+}
+
+/// A backend as the programs are to see it.
+pub(crate) fn encode(
+    endpoint: Endpoint,
+    local: bool,
+    generation: u32,
+    state: BackendState,
+    ways: &Ways,
+) -> sluice_abi::Backend {
+    let (address, port, protocol) = endpoint;
+    let pod = ways.pods.get(&address);
+    let deliver = if pod.is_some() {
+        Deliver::Peer
+    } else if local || ways.own.contains(&address) {
+        Deliver::Stack
+    } else {
+        Deliver::Route
+    };
+    let [a, b, c, d, e, f] = pod.map_or([0; 6], |pod| pod.mac);
+    sluice_abi::Backend {
+        addr: words(address),
+        port_be: port.to_be(),
+        protocol: protocol as u8,
+        state: state as u8,
+        generation,
+        ifindex: pod.map_or(0, |pod| pod.ifindex),
+        mac: [
+            u16::from_ne_bytes([a, b]),
+            u16::from_ne_bytes([c, d]),
+            u16::from_ne_bytes([e, f]),
+        ],
+        deliver: deliver as u8,
+        ip_version: if address.is_ipv4() { 4 } else { 6 },
+    }
+}
+
+/// An endpoint's identity.
+pub(crate) fn endpoint(backend: &Backend) -> Endpoint {
+    (backend.address, backend.port, backend.protocol)
+}

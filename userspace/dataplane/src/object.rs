@@ -1,0 +1,139 @@
+//! The BPF object: loads it over pinned maps, and knows the clock of the kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::Error;
+
+/// The object that `cargo xtask build-ebpf` made.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
+
+/// Maps that are pinned and adopted.
+const MAPS: [&str; 8] = [
+    "SERVICES4", "SERVICES6", "SLOTS", "BACKENDS", "CONFIG", "FLOWS4", "FLOWS6", "COUNTERS",
+];
+/// Programs that are attached.
+pub(crate) const PROGRAMS: [&str; 3] = ["from_pod", "from_network", "to_pods"];
+/// Frequencies that Linux is built with (kernel/Kconfig.hz, and 24 to 1024 of other machines).
+const FREQUENCIES: [u32; 8] = [24, 48, 100, 128, 250, 300, 1000, 1024];
+
+/// A loaded object.
+pub(crate) struct Object {
+    pub(crate) ebpf: Ebpf,
+    pub(crate) hz: u32,
+}
+
+/// Folder of this layout's pins.
+pub(crate) fn pins(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(format!("v{}", sluice_abi::LAYOUT))
+}
+
+/// Loads the programs over the pinned maps, which are created where they are missing.
+///
+/// # Errors
+/// A folder that cannot be made, an object the kernel refuses.
+pub(crate) fn load(bpf_dir: &Path, flow_entries: u32) -> Result<Object, Error> {
+    let hz = frequency()?;
+    let pins = pins(bpf_dir);
+    prepare(bpf_dir, &pins)?;
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries("FLOWS4", flow_entries)
+        .map_max_entries("FLOWS6", flow_entries)
+        .override_global("HZ", &hz, true);
+    for name in MAPS {
+        loader.map_pin_path(name, pins.join("maps").join(name));
+    }
+    let mut ebpf = parse(&mut loader)?;
+    for name in PROGRAMS {
+        classifier(&mut ebpf, name)?.load().map_err(|error| refused(name, error))?;
+    }
+    Ok(Object { ebpf, hz })
+}
+
+/// Loads the programs without pinning or attaching anything.
+pub(crate) fn try_load() -> Result<(), String> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("FLOWS4", 1).map_max_entries("FLOWS6", 1);
+    let mut ebpf = parse(&mut loader).map_err(|error| error.to_string())?;
+    for name in PROGRAMS {
+        let loaded = classifier(&mut ebpf, name).map(SchedClassifier::load);
+        loaded.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// Reads the low 32 bits of jiffies, the clock of the flow table.
+pub(crate) fn jiffies(clock: &SchedClassifier) -> Result<u32, Error> {
+    // The least the kernel takes for a packet.
+    let packet = [0_u8; 14];
+    let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+    let result = clock.test_run(options).map_err(|error| refused("clock", error))?;
+    Ok(result.return_value)
+}
+
+/// Jiffies a second, measured: no file tells it on every kernel, and programs cannot know.
+fn frequency() -> Result<u32, Error> {
+    let mut ebpf = parse(&mut EbpfLoader::new())?;
+    let clock = classifier(&mut ebpf, "clock")?;
+    clock.load().map_err(|error| refused("clock", error))?;
+    let (start, before) = (Instant::now(), jiffies(clock)?);
+    thread::sleep(Duration::from_millis(200));
+    let (after, elapsed) = (jiffies(clock)?, start.elapsed());
+    let measured = f64::from(after.wrapping_sub(before)) / elapsed.as_secs_f64();
+    let nearest = FREQUENCIES.into_iter().min_by(|a, b| {
+        let distance = |hz: u32| (f64::from(hz) / measured).ln().abs();
+        distance(*a).total_cmp(&distance(*b))
+    });
+    Ok(nearest.unwrap_or(250))
+}
+
+fn parse(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
+    loader.load(OBJECT).map_err(|error| refused("the BPF object", error))
+}
+
+/// A classifier of a loaded object.
+pub(crate) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| refused(name, "not in the object"))?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| refused(name, error))
+}
+
+fn refused(
+    object: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::Load { object, source: source.into() }
+}
+
+/// Makes the folders, on a bpf file system of our own where there is none.
+fn prepare(bpf_dir: &Path, pins: &Path) -> Result<(), Error> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { operation, path, source }
+    };
+    fs::create_dir_all(bpf_dir).map_err(failed("create", bpf_dir))?;
+    let mounted = statfs(bpf_dir).map_err(|errno| failed("inspect", bpf_dir)(errno.into()))?;
+    if mounted.filesystem_type() != BPF_FS_MAGIC {
+        let none: Option<&str> = None;
+        mount(Some("sluice"), bpf_dir, Some("bpf"), MsFlags::empty(), none)
+            .map_err(|errno| failed("mount a bpf file system on", bpf_dir)(errno.into()))?;
+    }
+    for folder in ["maps", "links"] {
+        let path = pins.join(folder);
+        fs::create_dir_all(&path).map_err(failed("create", &path))?;
+    }
+    Ok(())
+}

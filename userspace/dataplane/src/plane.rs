@@ -1,0 +1,350 @@
+//! The facade: one object that the agent opens, syncs and maintains.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aya::programs::SchedClassifier;
+use ipnet::IpNet;
+use sluice_abi::{Config, MAX_BACKENDS, MAX_SLOTS};
+use sluice_services::State;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::Error;
+use crate::flows::{Expiry, FlowView};
+use crate::interfaces::{Inventory, scan};
+use crate::layout::{Layout, Ways};
+use crate::links::{Attachment, Links, Place};
+use crate::maps::Maps;
+use crate::object::{self, Object};
+use crate::plan::Op;
+use crate::wire::words;
+
+/// What the agent decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of the pins; a bpf file system is mounted there if there is none.
+    pub bpf_dir: PathBuf,
+    /// The pods' bridge.
+    pub bridge: String,
+    /// Names of uplinks, `*` at the end for any rest; empty: interfaces with a node address.
+    pub uplinks: Vec<String>,
+    /// The node's addresses: the first of each family is the source of masqueraded flows.
+    pub node_addresses: Vec<IpAddr>,
+    /// The pod network: the first of each family tells pods from others (R12).
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Entries of a flow table, per family; an adopted table keeps its size.
+    pub flow_entries: u32,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default)]
+pub struct SyncReport {
+    /// Changes of the maps.
+    pub operations: usize,
+    /// Frontends that are served.
+    pub frontends: usize,
+    /// Backends that are in use.
+    pub backends: usize,
+    /// Frontends that found no room, with the reason.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// What a look at the interfaces found.
+#[derive(Clone, Debug, Default)]
+pub struct LinkReport {
+    /// Interfaces that got a program now.
+    pub attached: Vec<String>,
+    /// Interfaces that could not get one, with the reason; tried again next time.
+    pub failed: Vec<(String, String)>,
+    /// Backends on this node whose interface is not known yet: reached through the stack.
+    pub unresolved_pods: usize,
+}
+
+/// The data plane in numbers.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Folder of the pins.
+    pub bpf_dir: PathBuf,
+    /// Programs on interfaces.
+    pub attached: Vec<Attachment>,
+    /// Frontends in the maps.
+    pub frontends: usize,
+    /// Backends in the maps.
+    pub backends: usize,
+    /// Slots taken.
+    pub slots_used: u32,
+    /// Slots there are.
+    pub slots_capacity: u32,
+    /// Entries of a flow table, per family, as asked for.
+    pub flows_capacity: u32,
+    /// Jiffies a second of this kernel.
+    pub jiffies_hz: u32,
+}
+
+/// The data plane of a node.
+pub struct Dataplane {
+    options: Options,
+    object: Object,
+    maps: Maps,
+    links: Links,
+    /// `None` after a failed write: what stands in the maps is then read from them again.
+    layout: Option<Layout>,
+    state: Option<Arc<State>>,
+    ways: Ways,
+    expiry: Expiry,
+    started: Instant,
+    runtime: Runtime,
+}
+
+impl Dataplane {
+    /// Loads the programs or takes over those of an earlier run, and attaches them to what is
+    /// there. What is forwarded goes on being forwarded.
+    ///
+    /// # Errors
+    /// The bpf file system, the object, a map or netlink refuses. An interface that takes no
+    /// program is not an error here but in [`Dataplane::reconcile_links`]'s report.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::netlink("start the event loop", error))?;
+        let mut object = object::load(&options.bpf_dir, options.flow_entries)?;
+        let maps = Maps::take(&mut object.ebpf)?;
+        let mut plane = Self {
+            links: Links::new(&options.bpf_dir),
+            expiry: Expiry::new(object.hz),
+            options,
+            object,
+            maps,
+            layout: None,
+            state: None,
+            ways: Ways::default(),
+            started: Instant::now(),
+            runtime,
+        };
+        plane.layout()?;
+        plane.reconcile_links()?;
+        Ok(plane)
+    }
+
+    /// Brings the maps to the desired state, in an order in which no frontend is ever without its
+    /// backends.
+    ///
+    /// # Errors
+    /// A map refuses a write. The state is kept, and the next call starts from what stands in the maps.
+    pub fn sync(&mut self, state: &Arc<State>) -> Result<SyncReport, Error> {
+        self.state = Some(Arc::clone(state));
+        let now_s = self.now_s();
+        self.layout()?;
+        let Some(layout) = self.layout.as_mut() else { return Ok(SyncReport::default()) };
+        let plan = layout.plan(state, &self.ways, now_s);
+        let report = SyncReport {
+            operations: plan.ops.len(),
+            frontends: layout.frontends.len(),
+            backends: layout.backends.values().filter(|held| held.users > 0).count(),
+            skipped: plan
+                .skipped
+                .iter()
+                .map(|(frontend, reason)| {
+                    let name =
+                        format!("{}:{}/{}", frontend.address, frontend.port, frontend.protocol);
+                    (name, (*reason).to_owned())
+                })
+                .collect(),
+        };
+        self.apply(&plan.ops)?;
+        Ok(report)
+    }
+
+    /// Attaches programs to veths and uplinks that came, forgets those that went, and learns which
+    /// pod is behind which veth.
+    ///
+    /// # Errors
+    /// Netlink or a map refuses.
+    pub fn reconcile_links(&mut self) -> Result<LinkReport, Error> {
+        let inventory = self.runtime.block_on(scan(&self.options.bridge))?;
+        let places = self.places(&inventory);
+        self.links.retain(|place| places.iter().any(|(wanted, _)| wanted == place));
+        self.maps.set_config(self.config(&inventory))?;
+        let mut report = LinkReport::default();
+        for (place, name) in places {
+            if self.links.has(&place) {
+                continue;
+            }
+            match self.links.attach(&mut self.object.ebpf, place, &name) {
+                Ok(()) => report.attached.push(name),
+                Err(error) => report.failed.push((name, error.to_string())),
+            }
+        }
+        let own = inventory.interfaces.iter().flat_map(|one| one.addresses.iter().copied());
+        let ways = Ways { own: own.collect(), pods: inventory.pods };
+        if ways != self.ways {
+            self.ways = ways;
+            if let Some(layout) = self.layout.as_mut() {
+                let ops = layout.replan_ways(&self.ways);
+                self.apply(&ops)?;
+            }
+        }
+        report.unresolved_pods = self.unresolved();
+        Ok(report)
+    }
+
+    /// Expires flows, at most `budget` looked at, and frees what nothing refers to any more. Meant
+    /// for once a second.
+    ///
+    /// # Errors
+    /// A map refuses.
+    pub fn maintain(&mut self, budget: usize) -> Result<(), Error> {
+        let now_s = self.now_s();
+        if let Some(layout) = self.layout.as_mut() {
+            let ops = layout.collect(now_s);
+            self.apply(&ops)?;
+        }
+        let now = self.jiffies()?;
+        self.expiry.run(&mut self.maps, now, budget)
+    }
+
+    /// Flows of both families, at most `limit`.
+    ///
+    /// # Errors
+    /// A map refuses.
+    pub fn flows(&mut self, limit: usize) -> Result<Vec<FlowView>, Error> {
+        let now = self.jiffies()?;
+        crate::flows::view(&self.maps, now, self.object.hz, limit)
+    }
+
+    /// Packets by the way they left a program, summed over the CPUs; in the order of
+    /// [`sluice_abi::Reason::ALL`].
+    ///
+    /// # Errors
+    /// The map refuses.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        self.maps.counters()
+    }
+
+    /// The data plane in numbers.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let layout = self.layout.as_ref();
+        Status {
+            bpf_dir: self.options.bpf_dir.clone(),
+            attached: self.links.attachments().cloned().collect(),
+            frontends: layout.map_or(0, |layout| layout.frontends.len()),
+            backends: layout.map_or(0, |layout| {
+                layout.backends.values().filter(|held| held.users > 0).count()
+            }),
+            slots_used: layout.map_or(0, |layout| layout.slots.used()),
+            slots_capacity: MAX_SLOTS as u32,
+            flows_capacity: self.options.flow_entries,
+            jiffies_hz: self.object.hz,
+        }
+    }
+
+    /// Reads the maps where their contents are not known.
+    fn layout(&mut self) -> Result<(), Error> {
+        if self.layout.is_none() {
+            let due_s = self.now_s() + 60;
+            let (slots, backends) = (MAX_SLOTS as u32, MAX_BACKENDS as u32);
+            self.layout = Some(Layout::adopt(&self.maps, slots, backends, due_s)?);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Result<(), Error> {
+        for op in ops {
+            if let Err(error) = op.apply(&mut self.maps) {
+                self.layout = None;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn now_s(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    fn jiffies(&mut self) -> Result<u32, Error> {
+        let clock: &mut SchedClassifier = object::classifier(&mut self.object.ebpf, "clock")?;
+        object::jiffies(clock)
+    }
+
+    fn unresolved(&self) -> usize {
+        let Some(layout) = &self.layout else { return 0 };
+        let held = layout.backends.iter().filter(|(_, held)| held.users > 0);
+        held.filter(|((address, _, _), held)| {
+            held.local == Some(true)
+                && !self.ways.pods.contains_key(address)
+                && !self.ways.own.contains(address)
+        })
+        .count()
+    }
+
+    /// Where programs are wanted, with the interfaces' names.
+    fn places(&self, inventory: &Inventory) -> Vec<(Place, String)> {
+        let mut places = Vec::new();
+        let mut want = |index, name: &str, program| {
+            places.push((Place { ifindex: index, program }, name.to_owned()));
+        };
+        if let Some(bridge) = inventory.by_name(&self.options.bridge) {
+            for veth in inventory.veths_of(bridge.index) {
+                want(veth.index, &veth.name, "from_pod");
+            }
+            want(bridge.index, &bridge.name, "from_pod");
+            want(bridge.index, &bridge.name, "to_pods");
+        }
+        for interface in &inventory.interfaces {
+            let uplink = if self.options.uplinks.is_empty() {
+                let own = |address| interface.addresses.contains(address);
+                self.options.node_addresses.iter().any(own)
+            } else {
+                let named = |pattern: &String| match pattern.strip_suffix('*') {
+                    Some(start) => interface.name.starts_with(start),
+                    None => interface.name == *pattern,
+                };
+                self.options.uplinks.iter().any(named)
+            };
+            if uplink && interface.name != self.options.bridge && interface.controller.is_none() {
+                want(interface.index, &interface.name, "from_network");
+            }
+        }
+        places
+    }
+
+    fn config(&self, inventory: &Inventory) -> Config {
+        let mut config = Config::EMPTY;
+        if let Some(bridge) = inventory.by_name(&self.options.bridge) {
+            config.bridge_ifindex = bridge.index;
+            for address in &bridge.addresses {
+                match address {
+                    IpAddr::V4(_) if config.gateway4 == 0 => [config.gateway4, ..] = words(*address),
+                    IpAddr::V6(v6) if config.gateway6 == [0; 4] && !v6.is_unicast_link_local() => {
+                        config.gateway6 = words(*address);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for address in &self.options.node_addresses {
+            match address {
+                IpAddr::V4(_) if config.node4 == 0 => [config.node4, ..] = words(*address),
+                IpAddr::V6(_) if config.node6 == [0; 4] => config.node6 = words(*address),
+                _ => {}
+            }
+        }
+        for cidr in &self.options.cluster_cidrs {
+            let (net, mask) = (words(cidr.network()), words(cidr.netmask()));
+            match cidr {
+                IpNet::V4(_) if config.pods4 == [0; 2] => {
+                    let ([net, ..], [mask, ..]) = (net, mask);
+                    config.pods4 = [net, mask];
+                }
+                IpNet::V6(_) if config.pods6 == [[0; 4]; 2] => config.pods6 = [net, mask],
+                _ => {}
+            }
+        }
+        config
+    }
+}
