@@ -1,0 +1,218 @@
+//! The host build: packets in vectors, tables in collections. For tests, properties and fuzzing.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::vec::Vec;
+
+use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, FlowKey, Reason, Service, ServiceKey};
+
+use crate::checksum::apply;
+use crate::wire::Wire;
+use crate::{
+    Family, FlowTable, Inserted, Lookup, NextHop, NodeTables, Packet, Tables, V4, V6,
+};
+
+/// A packet in memory. Its checksums are complete, as those of a packet from a wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPacket {
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// Interface it came in by.
+    pub ifindex: u32,
+    /// Whether it carries the mark.
+    pub marked: bool,
+    /// What the routes answer.
+    pub next_hop: Option<NextHop>,
+}
+
+impl HostPacket {
+    /// A packet that came in by `ifindex`; the routes know no way.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
+        Self { bytes, ifindex, marked: false, next_hop: None }
+    }
+
+    fn fix(&mut self, check: usize, diff: u32, udp: bool) -> Option<()> {
+        let old: u16 = self.load(check)?;
+        if udp && old == 0 {
+            return Some(());
+        }
+        let new = apply(old, diff);
+        // As BPF_F_MARK_MANGLED_0: zero would mean that there is none.
+        self.store(check, if udp && new == 0 { u16::MAX } else { new })
+    }
+
+    fn route(&self, hop: &mut NextHop) -> bool {
+        self.next_hop.map(|found| *hop = found).is_some()
+    }
+}
+
+impl Packet for HostPacket {
+    fn ether_type(&self) -> u16 {
+        self.load(12).map_or(0, u16::from_be)
+    }
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+    fn is_marked(&self) -> bool {
+        self.marked
+    }
+    fn mark(&mut self) {
+        self.marked = true;
+    }
+    fn load<T: Wire>(&self, offset: usize) -> Option<T> {
+        T::decode(self.bytes.get(offset..)?)
+    }
+    fn store<T: Wire>(&mut self, offset: usize, value: T) -> Option<()> {
+        value.encode(self.bytes.get_mut(offset..)?)
+    }
+    fn fix_addresses(&mut self, check: usize, diff: u32, udp: bool, _ipv6: bool) -> Option<()> {
+        self.fix(check, diff, udp)
+    }
+    fn fix_ports(&mut self, check: usize, old: u32, new: u32, udp: bool) -> Option<()> {
+        let diff = u64::from(!old) + u64::from(new);
+        self.fix(check, ((diff & 0xffff_ffff) + (diff >> 32)) as u32, udp)
+    }
+    fn route4(&mut self, _src: u32, _tos: u8, hop: &mut NextHop) -> bool {
+        self.route(hop)
+    }
+    fn route6(&mut self, _src: &[u32; 4], _flow_be: u32, hop: &mut NextHop) -> bool {
+        self.route(hop)
+    }
+}
+
+/// A flow table.
+#[derive(Clone, Debug)]
+pub struct HostFlows<F: Family>(pub HashMap<FlowKey<F::Addr>, Flow<F::Addr>>);
+
+impl<F: Family> FlowTable<F> for HostFlows<F> {
+    fn get(&mut self, key: &FlowKey<F::Addr>) -> Option<&mut Flow<F::Addr>> {
+        self.0.get_mut(key)
+    }
+    fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Inserted {
+        if self.0.contains_key(key) {
+            return Inserted::Exists;
+        }
+        self.0.insert(*key, *flow);
+        Inserted::Done
+    }
+    fn replace(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool {
+        self.0.insert(*key, *flow);
+        true
+    }
+    fn remove(&mut self, key: &FlowKey<F::Addr>) {
+        self.0.remove(key);
+    }
+}
+
+/// Everything but the flows.
+#[derive(Clone, Debug)]
+pub struct HostNode {
+    /// IPv4 frontends.
+    pub services4: HashMap<ServiceKey<Addr4>, Service>,
+    /// IPv6 frontends.
+    pub services6: HashMap<ServiceKey<Addr6>, Service>,
+    /// Slots by index.
+    pub slots: Vec<u32>,
+    /// Backends by id.
+    pub backends: Vec<Backend>,
+    /// The node.
+    pub config: Config,
+    /// Jiffies.
+    pub now: u32,
+    /// Jiffies a second.
+    pub hz: u32,
+    /// What `random` answers.
+    pub draw: u32,
+    /// Packets by reason.
+    pub counts: RefCell<HashMap<Reason, u64>>,
+}
+
+impl Default for HostNode {
+    fn default() -> Self {
+        Self {
+            services4: HashMap::new(),
+            services6: HashMap::new(),
+            slots: Vec::new(),
+            backends: Vec::new(),
+            config: Config::EMPTY,
+            now: 0,
+            hz: 1_000,
+            draw: 0,
+            counts: RefCell::default(),
+        }
+    }
+}
+
+impl NodeTables for HostNode {
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).copied()
+    }
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.backends.get(id as usize)
+    }
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+    fn now(&self) -> u32 {
+        self.now
+    }
+    fn hz(&self) -> u32 {
+        self.hz
+    }
+    fn random(&self) -> u32 {
+        self.draw
+    }
+    fn count(&self, reason: Reason) {
+        *self.counts.borrow_mut().entry(reason).or_default() += 1;
+    }
+}
+
+impl Lookup<V4> for HostNode {
+    fn service(&self, key: &ServiceKey<Addr4>) -> Option<Service> {
+        self.services4.get(key).copied()
+    }
+}
+
+impl Lookup<V6> for HostNode {
+    fn service(&self, key: &ServiceKey<Addr6>) -> Option<Service> {
+        self.services6.get(key).copied()
+    }
+}
+
+/// All tables of a node.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// IPv4 flows.
+    pub flows4: HostFlows<V4>,
+    /// IPv6 flows.
+    pub flows6: HostFlows<V6>,
+    /// The rest.
+    pub node: HostNode,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            flows4: HostFlows(HashMap::new()),
+            flows6: HostFlows(HashMap::new()),
+            node: HostNode::default(),
+        }
+    }
+}
+
+impl Tables<V4> for Host {
+    type Flows = HostFlows<V4>;
+    type Node = HostNode;
+    fn split(&mut self) -> (&mut HostFlows<V4>, &HostNode) {
+        (&mut self.flows4, &self.node)
+    }
+}
+
+impl Tables<V6> for Host {
+    type Flows = HostFlows<V6>;
+    type Node = HostNode;
+    fn split(&mut self) -> (&mut HostFlows<V6>, &HostNode) {
+        (&mut self.flows6, &self.node)
+    }
+}

@@ -1,0 +1,260 @@
+//! What a plan promises, whatever prefix of it is carried out.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+use sluice_services::{Family, Protocol, ServicePortKey};
+
+use super::*;
+
+/// The maps as collections.
+#[derive(Default)]
+struct Model {
+    frontends: BTreeMap<Frontend, Service>,
+    slots: HashMap<u32, u32>,
+    backends: BTreeMap<u32, sluice_abi::Backend>,
+}
+
+const SLOTS: u32 = 4_096;
+const BACKENDS: u32 = 64;
+
+impl Kernel for Model {
+    fn frontends(&self) -> Result<Vec<(Frontend, Service)>, Error> {
+        Ok(self.frontends.iter().map(|(frontend, service)| (*frontend, *service)).collect())
+    }
+    fn slot(&self, index: u32) -> Option<u32> {
+        Some(self.slots.get(&index).copied().unwrap_or(0))
+    }
+    fn backend(&self, id: u32) -> Option<sluice_abi::Backend> {
+        let known = self.backends.get(&id).copied().unwrap_or(sluice_abi::Backend::FREE);
+        (id < BACKENDS).then_some(known)
+    }
+    fn put_backend(&mut self, id: u32, backend: sluice_abi::Backend) -> Result<(), Error> {
+        self.backends.insert(id, backend);
+        Ok(())
+    }
+    fn write_table(&mut self, offset: u32, ids: &[u32]) -> Result<(), Error> {
+        self.slots.extend((offset..).zip(ids.iter().copied()));
+        Ok(())
+    }
+    fn put_frontend(&mut self, frontend: Frontend, service: Service) -> Result<(), Error> {
+        self.frontends.insert(frontend, service);
+        Ok(())
+    }
+    fn remove_frontend(&mut self, frontend: Frontend) -> Result<(), Error> {
+        self.frontends.remove(&frontend);
+        Ok(())
+    }
+}
+
+impl Model {
+    /// Addresses that a frontend's table leads to; fails on a slot of an unused backend.
+    fn reachable(&self, service: Service) -> Result<Vec<u8>, TestCaseError> {
+        let mut found = Vec::new();
+        for index in service.offset..service.offset + service.len {
+            let id = self.slots.get(&index);
+            let backend = id.and_then(|id| self.backends.get(id));
+            let Some(backend) = backend else {
+                return Err(TestCaseError::fail(format!("slot {index} leads nowhere")));
+            };
+            prop_assert_eq!(backend.state, BackendState::Serving as u8, "slot {}", index);
+            let [.., last] = backend.addr[0].to_ne_bytes();
+            found.push(last);
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+/// A service as a test writes it: which endpoints are listed, which only serve, and how to choose.
+#[derive(Clone, Debug)]
+struct Sketch {
+    listed: Vec<u8>,
+    serving: Vec<u8>,
+    maglev: bool,
+}
+
+fn sketch() -> impl Strategy<Value = Sketch> {
+    let set = || prop::collection::btree_set(1_u8..12, 0..6);
+    (set(), set(), any::<bool>()).prop_map(|(listed, serving, maglev)| Sketch {
+        listed: listed.into_iter().collect(),
+        serving: serving.into_iter().collect(),
+        maglev,
+    })
+}
+
+/// Service ports by the last octet of their address.
+fn sketches() -> impl Strategy<Value = BTreeMap<u8, Sketch>> {
+    prop::collection::btree_map(1_u8..6, sketch(), 0..5)
+}
+
+fn frontend(octet: u8) -> Frontend {
+    Frontend { address: Ipv4Addr::new(10, 96, 0, octet).into(), port: 80, protocol: Protocol::Tcp }
+}
+
+fn backends(octets: &[u8]) -> Arc<[Backend]> {
+    let backend = |octet: &u8| Backend {
+        address: IpAddr::V4(Ipv4Addr::new(10, 244, 0, *octet)),
+        port: 8080,
+        protocol: Protocol::Tcp,
+        serving: true,
+        local: false,
+    };
+    octets.iter().map(backend).collect()
+}
+
+fn state(sketches: &BTreeMap<u8, Sketch>) -> State {
+    let port = |(octet, sketch): (&u8, &Sketch)| {
+        let key = ServicePortKey {
+            namespace: "default".into(),
+            name: format!("s{octet}"),
+            port_name: String::new(),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
+        let port = ServicePort {
+            addresses: vec![(frontend(*octet).address, AddressKind::ClusterIp)],
+            port: 80,
+            node_port: 0,
+            cluster: backends(&sketch.listed),
+            local: backends(&[]),
+            serving: backends(&sketch.serving),
+            internal_local: false,
+            external_local: false,
+            has_any_endpoint: !sketch.listed.is_empty(),
+            scheduler: if sketch.maglev { Scheduler::Maglev } else { Scheduler::Random },
+            affinity_s: None,
+            source_ranges: Vec::new(),
+            health_check_node_port: 0,
+            created_s: 0,
+        };
+        (key, Arc::new(port))
+    };
+    State { ports: sketches.iter().map(port).collect() }
+}
+
+fn check(model: &Model, wanted: &BTreeMap<u8, Sketch>) -> Result<(), TestCaseError> {
+    prop_assert_eq!(model.frontends.len(), wanted.len());
+    for (octet, sketch) in wanted {
+        let service = model.frontends.get(&frontend(*octet)).copied();
+        let Some(service) = service else {
+            return Err(TestCaseError::fail(format!("frontend {octet} is missing")));
+        };
+        prop_assert_eq!(model.reachable(service)?, sketch.listed.clone());
+        let reject = service.flags & service_flags::REJECT != 0;
+        prop_assert_eq!(reject, sketch.listed.is_empty());
+    }
+    Ok(())
+}
+
+proptest! {
+    /// After every operation of every plan: a frontend that is in both states is served, by backends
+    /// of one of the two; and no slot of any frontend leads to an unused backend.
+    #[test]
+    fn no_prefix_leaves_a_frontend_without_its_backends(
+        history in prop::collection::vec((sketches(), 0_u64..90), 1..8),
+    ) {
+        let mut model = Model::default();
+        let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+        let (mut before, mut now_s) = (BTreeMap::new(), 0);
+        for (wanted, wait_s) in history {
+            now_s += wait_s;
+            let freed = layout.collect(now_s);
+            let plan = layout.plan(&state(&wanted), &Ways::default(), now_s);
+            prop_assert!(plan.skipped.is_empty(), "{:?}", plan.skipped);
+            for op in freed.iter().chain(&plan.ops) {
+                op.apply(&mut model)?;
+                for (octet, new) in &wanted {
+                    let Some(old): Option<&Sketch> = before.get(octet) else { continue };
+                    let service = model.frontends.get(&frontend(*octet)).copied();
+                    let Some(service) = service else {
+                        return Err(TestCaseError::fail(format!("{octet} vanished")));
+                    };
+                    let found = model.reachable(service)?;
+                    prop_assert!(found == old.listed || found == new.listed, "{:?}", found);
+                }
+                for service in model.frontends.values() {
+                    model.reachable(*service)?;
+                }
+            }
+            check(&model, &wanted)?;
+            before = wanted;
+        }
+    }
+
+    /// A restart at any moment, even in the middle of a plan, ends in the same place.
+    #[test]
+    fn what_an_earlier_run_left_is_adopted(
+        first in sketches(), second in sketches(), cut in 0_usize..40,
+    ) {
+        let mut model = Model::default();
+        let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+        let plan = layout.plan(&state(&first), &Ways::default(), 0);
+        for op in &plan.ops {
+            op.apply(&mut model)?;
+        }
+        let plan = layout.plan(&state(&second), &Ways::default(), 1);
+        for op in plan.ops.iter().take(cut) {
+            op.apply(&mut model)?;
+        }
+        let mut adopted = Layout::adopt(&model, SLOTS, BACKENDS, 60)?;
+        let plan = adopted.plan(&state(&second), &Ways::default(), 2);
+        for op in &plan.ops {
+            op.apply(&mut model)?;
+        }
+        check(&model, &second)?;
+        // The same state again changes nothing.
+        let mut again = Layout::adopt(&model, SLOTS, BACKENDS, 60)?;
+        let plan = again.plan(&state(&second), &Ways::default(), 3);
+        prop_assert!(plan.ops.is_empty(), "{:?}", plan.ops);
+    }
+}
+
+/// An id that another endpoint gets has another generation: an old UDP flow is not taken for its own.
+#[test]
+fn a_reused_id_has_a_new_generation() {
+    let sketch = |octet| Sketch { listed: vec![octet], serving: vec![], maglev: false };
+    let mut layout = Layout::with_capacity(SLOTS, 1);
+    let state_of = |octet| state(&BTreeMap::from([(1, sketch(octet))]));
+    let first = layout.plan(&state_of(1), &Ways::default(), 0);
+    layout.plan(&State::default(), &Ways::default(), 0);
+    let full = layout.plan(&state_of(2), &Ways::default(), 1);
+    assert_eq!(full.skipped.len(), 1, "the only id is in its grace time");
+    layout.collect(BACKEND_GRACE_S);
+    let second = layout.plan(&state_of(2), &Ways::default(), BACKEND_GRACE_S);
+    let generation = |plan: &Plan| match plan.ops.first() {
+        Some(Op::PutBackend { id: 0, backend }) => backend.generation,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((generation(&first), generation(&second)), (1, 2));
+}
+
+/// Work in the order of what changed: a change of one service touches nothing of a thousand others.
+#[test]
+fn one_change_is_a_handful_of_operations() {
+    let mut layout = Layout::default();
+    let mut wanted = State::default();
+    for name in 0..1_000_u16 {
+        let [high, low] = name.to_be_bytes();
+        let one = state(&BTreeMap::from([(
+            1,
+            Sketch { listed: vec![1, 2, 3], serving: vec![], maglev: false },
+        )]));
+        for (mut key, port) in one.ports {
+            key.name = format!("s{name}");
+            let mut port = ServicePort::clone(&port);
+            port.addresses = vec![(Ipv4Addr::new(10, 97, high, low).into(), AddressKind::ClusterIp)];
+            wanted.ports.insert(key, Arc::new(port));
+        }
+    }
+    layout.plan(&wanted, &Ways::default(), 0);
+    let slots = layout.slots.used();
+    assert_eq!(slots, 3, "equal sets share a table");
+    if let Some(port) = wanted.ports.values_mut().next() {
+        *port = Arc::new(ServicePort { cluster: backends(&[1, 2]), ..ServicePort::clone(port) });
+    }
+    let plan = layout.plan(&wanted, &Ways::default(), 1);
+    assert_eq!(plan.ops.len(), 2, "a table and a frontend: {:?}", plan.ops);
+}
