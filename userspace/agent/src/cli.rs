@@ -1,0 +1,286 @@
+//! The command line: its words, its defaults, and what is said about words it does not know.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::flags;
+
+/// Default of `--state-dir`.
+pub const STATE_DIR: &str = "/run/sluice";
+
+/// Sluice: Kubernetes services by eBPF, one agent per node.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node agent
+    Agent(Box<AgentArgs>),
+    /// Show the agent's and the data plane's state
+    Status(ViewArgs),
+    /// Show Services and their backends
+    Services {
+        /// Only this Service: NAME or NAMESPACE/NAME, then with all its backends
+        name: Option<String>,
+        /// How to show it.
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Show remembered flows
+    Flows {
+        /// At most so many
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+        /// How to show them.
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Show how many packets were dropped and why
+    Drops(ViewArgs),
+    /// Show what this node's kernel allows; needs no agent
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What all views take.
+#[derive(Clone, Debug, Args)]
+pub struct ViewArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The agent's folder; its control socket is agent.sock in there
+    #[arg(long, default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+}
+
+/// How XDP is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// Where it serves; this version uses tc everywhere
+    Auto,
+    /// Nowhere
+    Off,
+}
+
+/// Flags of `sluice agent`.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Name of the own Node object [default: the host's name]
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Kubeconfig file [default: the pod's service account]
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// URL of the API server, in place of the kubeconfig's
+    #[arg(long)]
+    pub master: Option<String>,
+    /// Folder of the control socket agent.sock
+    #[arg(long, default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Folder of the pinned programs and maps, on a bpffs
+    #[arg(long, default_value = "/sys/fs/bpf/sluice")]
+    pub bpf_dir: PathBuf,
+    /// cgroup v2 folder for balancing at the socket; this version only knows `none`
+    #[arg(long, default_value = "none", value_parser = ["none"])]
+    pub cgroup: String,
+    /// Interfaces to the other nodes, repeatable [default: those with the node's addresses]
+    #[arg(long, value_delimiter = ',')]
+    pub uplink: Vec<String>,
+    /// The pods' bridge
+    #[arg(long, default_value = "kube-bridge")]
+    pub bridge: String,
+    /// Use of XDP
+    #[arg(long, value_enum, default_value_t = Xdp::Auto)]
+    pub xdp: Xdp,
+    /// Balance Services; the only part of this version
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub run_service_proxy: bool,
+    /// Announce routes by BGP; not in this version
+    #[arg(long, num_args = 0..=1, default_value_t = false,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub run_router: bool,
+    /// Wire pods; not in this version
+    #[arg(long, num_args = 0..=1, default_value_t = false,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub enable_cni: bool,
+    /// Address of /healthz, /livez, /readyz and /metrics
+    #[arg(long, default_value = "0.0.0.0:20244")]
+    pub http_addr: SocketAddr,
+    /// Address of kube-proxy's health endpoint
+    #[arg(long, default_value = "0.0.0.0:10256")]
+    pub healthz_bind_address: SocketAddr,
+    /// Ranges of ClusterIPs, repeatable; ClusterIPs outside are reported
+    #[arg(long, value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<IpNet>,
+    /// Ranges of pod addresses in the whole cluster, repeatable
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+    /// Shortest time between two syncs, e.g. 50ms or 1s
+    #[arg(long, default_value = "50ms", value_parser = parse_duration)]
+    pub min_sync_period: Duration,
+    /// Entries of the flow table, per address family
+    #[arg(long, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..))]
+    pub flow_entries: u32,
+    /// error, warn, info, debug or trace, or a filter as in RUST_LOG
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log_level: String,
+}
+
+/// Reads a duration as Go's flags take it: a number with ms, s, m or h.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let expected = "expected a number with ms, s, m or h, e.g. 50ms";
+    let (number, seconds) = units
+        .iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
+        .ok_or(expected)?;
+    let number: f64 = number.parse().map_err(|_| expected)?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| expected.to_owned())
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// Help and version texts, and errors; those about flags of others say what to use instead.
+pub fn parse<I, S>(arguments: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator<Item = S>,
+    S: Into<std::ffi::OsString> + Clone,
+{
+    let cli = Cli::try_parse_from(arguments).map_err(advise)?;
+    if let Command::Agent(args) = &cli.command {
+        let refused = [
+            (args.run_router, "--run-router: BGP is not in this version; accepted: false"),
+            (args.enable_cni, "--enable-cni: wiring pods is not in this version; accepted: false"),
+            (
+                !args.run_service_proxy,
+                "--run-service-proxy: the service proxy is the only part of this version; \
+                 accepted: true",
+            ),
+        ];
+        if let Some((_, text)) = refused.iter().find(|(refused, _)| *refused) {
+            return Err(clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n")));
+        }
+    }
+    Ok(cli)
+}
+
+fn advise(error: clap::Error) -> clap::Error {
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.clone()),
+        _ => None,
+    };
+    let text = match error.kind() {
+        ErrorKind::UnknownArgument => {
+            word(ContextKind::InvalidArg).and_then(|flag| flags::advice(&flag))
+        }
+        ErrorKind::InvalidSubcommand => word(ContextKind::InvalidSubcommand)
+            .filter(|name| flags::LATER_COMMANDS.contains(&name.as_str()))
+            .map(|name| format!("`sluice {name}` is not in this version")),
+        _ => None,
+    };
+    text.map_or(error, |text| clap::Error::raw(ErrorKind::UnknownArgument, format!("{text}\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(arguments: &[&str]) -> Result<AgentArgs, String> {
+        let all = ["sluice", "agent"].iter().chain(arguments);
+        match parse(all.copied()) {
+            Ok(Cli { command: Command::Agent(args) }) => Ok(*args),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_a_node_in_a_namespace() {
+        let args = agent(&[
+            "--node-name",
+            "n1",
+            "--kubeconfig",
+            "/k",
+            "--state-dir",
+            "/s",
+            "--bpf-dir",
+            "/b",
+            "--cgroup",
+            "none",
+            "--uplink",
+            "eth0",
+            "--uplink",
+            "eth1,eth2",
+            "--http-addr",
+            "127.0.0.1:1",
+            "--cluster-cidr",
+            "10.1.0.0/16",
+            "--cluster-cidr=fd00::/48",
+            "--run-router",
+            "false",
+            "--enable-cni=false",
+            "--xdp",
+            "off",
+            "--run-service-proxy",
+            "--min-sync-period",
+            "1.5s",
+        ])
+        .expect("accepted");
+        assert_eq!(args.uplink, ["eth0", "eth1", "eth2"]);
+        assert_eq!(args.cluster_cidr.len(), 2);
+        assert_eq!(args.min_sync_period, Duration::from_millis(1500));
+        assert_eq!(args.healthz_bind_address.port(), 10256);
+    }
+
+    #[test]
+    fn nothing_is_taken_and_ignored() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["--hostname-override=n1"], "--node-name"),
+            (&["--ipvs-sync-period", "1m"], "--min-sync-period"),
+            (&["--run-firewall=true"], "NetworkPolicies"),
+            (&["--enable-ibgp=false"], "not in this version"),
+            (&["--run-router"], "accepted: false"),
+            (&["--enable-cni=true"], "accepted: false"),
+            (&["--run-service-proxy=false"], "accepted: true"),
+            (&["--cgroup", "/sys/fs/cgroup"], "none"),
+            (&["--xdp", "native"], "auto, off"),
+            (&["--cluster-cidr", "10.0.0.0"], "--cluster-cidr"),
+            (&["--min-sync-period", "1"], "50ms"),
+            (&["--flow-entries", "0"], "--flow-entries"),
+            (&["--nonsense"], "--nonsense"),
+        ];
+        for (arguments, expected) in cases {
+            let error = agent(arguments).expect_err("refused");
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn commands_of_later_versions_say_so() {
+        let error = parse(["sluice", "doctor"]).expect_err("refused").to_string();
+        assert!(error.contains("not in this version"), "{error}");
+        assert!(parse(["sluice", "dance"]).is_err());
+    }
+}

@@ -1,0 +1,311 @@
+//! What the agent knows of the cluster: the index of Services and slices, the own Node, and
+//! whether all of it has been listed (R37). Owned by the control loop; no I/O.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use sluice_services::{AddressKind, Index, State};
+
+use crate::health::NodeState;
+use crate::watch::Update;
+
+/// When the change behind a slice's content was made (written by the EndpointSlice controller).
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// More triggers than this between two syncs tell nothing new about latency.
+const MAX_TRIGGERS: usize = 10_000;
+
+/// The cluster as seen from this node.
+#[derive(Debug)]
+pub struct Cluster {
+    index: Index,
+    services_listed: bool,
+    slices_listed: bool,
+    node_listed: bool,
+    node: NodeState,
+    addresses: Vec<IpAddr>,
+    service_ranges: Vec<IpNet>,
+    started: SystemTime,
+    triggers: Vec<SystemTime>,
+}
+
+impl Cluster {
+    /// A cluster of which nothing is known yet.
+    #[must_use]
+    pub fn new(
+        node_name: &str,
+        ipv6: bool,
+        service_ranges: Vec<IpNet>,
+        started: SystemTime,
+    ) -> Self {
+        let config = sluice_services::Config {
+            node_name: node_name.to_owned(),
+            ipv6,
+            ..sluice_services::Config::default()
+        };
+        Self {
+            index: Index::new(config),
+            services_listed: false,
+            slices_listed: false,
+            node_listed: false,
+            node: NodeState::Unknown,
+            addresses: Vec::new(),
+            service_ranges,
+            started,
+            triggers: Vec::new(),
+        }
+    }
+
+    /// Takes in changes of Services; tells whether the state may differ.
+    pub fn on_services(&mut self, update: Update<Service>) -> bool {
+        let mut changed = update.listed && !self.services_listed;
+        self.services_listed |= update.listed;
+        for key in &update.gone {
+            changed |= self.index.delete_service(&key.namespace, &key.name);
+        }
+        for service in &update.objects {
+            changed |= self.index.apply_service(service);
+        }
+        changed
+    }
+
+    /// Takes in changes of slices; tells whether the state may differ.
+    pub fn on_slices(&mut self, update: Update<EndpointSlice>) -> bool {
+        let mut changed = update.listed && !self.slices_listed;
+        self.slices_listed |= update.listed;
+        for key in &update.gone {
+            changed |= self.index.delete_slice(&key.namespace, &key.name);
+        }
+        for slice in &update.objects {
+            if self.index.apply_slice(slice) {
+                changed = true;
+                self.note_trigger(slice);
+            }
+        }
+        changed
+    }
+
+    /// Takes in changes of the own Node; tells whether the state may differ.
+    pub fn on_node(&mut self, update: Update<Node>) -> bool {
+        self.node_listed |= update.listed;
+        let mut changed = false;
+        for key in &update.gone {
+            // Its addresses stay: packets still come to them.
+            self.node = NodeState::Unknown;
+            changed |= self.index.delete_node(&key.name);
+        }
+        for node in &update.objects {
+            self.node = NodeState::of(node);
+            changed |= self.index.apply_node(node);
+            let addresses = addresses(node);
+            if !addresses.is_empty() {
+                self.addresses = addresses;
+            }
+        }
+        changed
+    }
+
+    /// Whether both Services and slices are known in full, so that something may be removed (R37).
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.services_listed && self.slices_listed
+    }
+
+    /// Whether the API server has told whether there is an own Node.
+    #[must_use]
+    pub fn is_node_listed(&self) -> bool {
+        self.node_listed
+    }
+
+    /// State of the own Node.
+    #[must_use]
+    pub fn node(&self) -> NodeState {
+        self.node
+    }
+
+    /// Addresses of the own Node as last seen: internal ones first.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// The state that is to be written, and when the changes in it were made.
+    pub fn take_state(&mut self) -> (Arc<State>, Vec<SystemTime>) {
+        (self.index.state(), std::mem::take(&mut self.triggers))
+    }
+
+    /// Keeps the times of changes that could not be written.
+    pub fn return_triggers(&mut self, triggers: Vec<SystemTime>) {
+        self.triggers.extend(triggers);
+        self.triggers.truncate(MAX_TRIGGERS);
+    }
+
+    /// Problems of objects that changed since the last call, for the log.
+    pub fn new_problems(&mut self) -> Vec<String> {
+        self.index.take_problems().iter().map(ToString::to_string).collect()
+    }
+
+    /// All problems there are now: in objects, between Services that want the same address, and
+    /// ClusterIPs outside the configured ranges.
+    #[must_use]
+    pub fn problems(&self, state: &State) -> Vec<String> {
+        let mut problems: Vec<String> = self.index.problems().map(ToString::to_string).collect();
+        problems.extend(state.conflicts().iter().map(|conflict| {
+            let losers: Vec<String> = conflict.losers.iter().map(ToString::to_string).collect();
+            format!(
+                "{} serves {} port {}, also wanted by {}",
+                conflict.winner,
+                conflict.frontend.address,
+                conflict.frontend.port,
+                losers.join(", ")
+            )
+        }));
+        problems.extend(self.outside_ranges(state));
+        problems
+    }
+
+    fn outside_ranges(&self, state: &State) -> Vec<String> {
+        let outside = |address: &IpAddr| {
+            let mut ranges = self.service_ranges.iter().filter(|range| same_family(range, address));
+            ranges.clone().next().is_some() && !ranges.any(|range| range.contains(address))
+        };
+        let mut problems = Vec::new();
+        for (key, port) in &state.ports {
+            for (address, kind) in &port.addresses {
+                if *kind == AddressKind::ClusterIp && outside(address) {
+                    problems.push(format!(
+                        "{key}: ClusterIP {address} is outside --service-cluster-ip-range"
+                    ));
+                }
+            }
+        }
+        problems
+    }
+
+    fn note_trigger(&mut self, slice: &EndpointSlice) {
+        let annotations = slice.metadata.annotations.as_ref();
+        let Some(text) = annotations.and_then(|annotations| annotations.get(TRIGGER_TIME)) else {
+            return;
+        };
+        let Ok(time) = text.parse::<k8s_openapi::jiff::Timestamp>() else { return };
+        let time = SystemTime::from(time);
+        // What happened before this process ran says nothing about its latency.
+        if time >= self.started && self.triggers.len() < MAX_TRIGGERS {
+            self.triggers.push(time);
+        }
+    }
+}
+
+/// How long ago each change was made.
+#[must_use]
+pub fn waited(triggers: &[SystemTime], clock: SystemTime) -> Vec<Duration> {
+    triggers.iter().map(|time| clock.duration_since(*time).unwrap_or_default()).collect()
+}
+
+fn same_family(range: &IpNet, address: &IpAddr) -> bool {
+    range.addr().is_ipv4() == address.is_ipv4()
+}
+
+/// Internal, then external addresses of a Node.
+fn addresses(node: &Node) -> Vec<IpAddr> {
+    let status = node.status.as_ref();
+    let all = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let of = |kind: &'static str| {
+        all.iter()
+            .filter(move |entry| entry.type_ == kind)
+            .filter_map(|entry| entry.address.parse().ok())
+    };
+    of("InternalIP").chain(of("ExternalIP")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::object::Key;
+    use serde_json::{Value, json};
+
+    fn listed<T: serde::de::DeserializeOwned>(objects: &[Value]) -> Update<T> {
+        let decode = |value: &Value| serde_json::from_value(value.clone()).expect("decodes");
+        Update { listed: true, gone: vec![], objects: objects.iter().map(decode).collect() }
+    }
+
+    fn cluster(ranges: &[&str]) -> Cluster {
+        let ranges = ranges.iter().map(|range| range.parse().expect("a range")).collect();
+        Cluster::new("n1", true, ranges, SystemTime::UNIX_EPOCH)
+    }
+
+    fn service(ip: &str) -> Value {
+        json!({"metadata": {"namespace": "d", "name": "web"}, "spec": {"clusterIP": ip,
+            "clusterIPs": [ip], "ipFamilies": ["IPv4"], "ports": [{"port": 80}]}})
+    }
+
+    #[test]
+    fn r37_nothing_is_complete_before_both_lists_even_empty_ones() {
+        let mut cluster = cluster(&[]);
+        let single = Update { listed: false, ..listed(&[service("10.96.0.1")]) };
+        assert!(cluster.on_services(single));
+        assert!(!cluster.is_listed());
+        assert!(cluster.on_services(listed(&[])), "the first list counts as a change");
+        assert!(!cluster.is_listed());
+        assert!(cluster.on_slices(listed(&[])));
+        assert!(cluster.is_listed());
+        assert!(!cluster.on_slices(listed(&[])), "nothing new");
+    }
+
+    #[test]
+    fn r40_addresses_follow_the_node_and_outlive_it() {
+        let mut cluster = cluster(&[]);
+        let node = |ip: &str| {
+            json!({"metadata": {"name": "n1"}, "status": {"addresses": [
+            {"type": "Hostname", "address": "n1"}, {"type": "ExternalIP", "address": "1.2.3.4"},
+            {"type": "InternalIP", "address": ip}]}})
+        };
+        cluster.on_node(listed(&[node("10.0.0.1")]));
+        let text = |cluster: &Cluster| {
+            cluster.addresses().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(text(&cluster), ["10.0.0.1", "1.2.3.4"]);
+        cluster.on_node(listed(&[node("10.0.0.9")]));
+        assert_eq!(text(&cluster), ["10.0.0.9", "1.2.3.4"]);
+        let gone = Key { namespace: String::new(), name: "n1".to_owned() };
+        cluster.on_node(Update { listed: false, gone: vec![gone], objects: vec![] });
+        assert_eq!(cluster.node(), NodeState::Unknown);
+        assert_eq!(text(&cluster), ["10.0.0.9", "1.2.3.4"]);
+    }
+
+    #[test]
+    fn cluster_ips_outside_the_ranges_are_problems() {
+        let mut cluster = cluster(&["10.96.0.0/12"]);
+        cluster.on_services(listed(&[service("10.96.0.1")]));
+        let (state, _) = cluster.take_state();
+        assert_eq!(cluster.problems(&state), Vec::<String>::new());
+        cluster.on_services(listed(&[service("10.0.0.1")]));
+        let (state, _) = cluster.take_state();
+        assert_eq!(cluster.problems(&state).len(), 1);
+    }
+
+    #[test]
+    fn trigger_times_give_the_latency_of_changes_made_since_the_start() {
+        let start: k8s_openapi::jiff::Timestamp = "2026-01-01T00:00:10Z".parse().expect("a time");
+        let mut cluster = Cluster::new("n1", true, vec![], start.into());
+        let slice = |name: &str, time: &str| {
+            json!({"metadata": {"namespace": "d", "name": name,
+            "labels": {"kubernetes.io/service-name": "web"},
+            "annotations": {TRIGGER_TIME: time}}, "addressType": "IPv4", "endpoints": [],
+            "ports": []})
+        };
+        cluster.on_slices(listed(&[
+            slice("before", "2026-01-01T00:00:09Z"),
+            slice("after", "2026-01-01T00:00:12Z"),
+            slice("never", "yesterday"),
+        ]));
+        let (_, triggers) = cluster.take_state();
+        let clock = SystemTime::from(start) + Duration::from_secs(5);
+        assert_eq!(waited(&triggers, clock), [Duration::from_secs(3)]);
+        cluster.return_triggers(triggers);
+        assert_eq!(cluster.take_state().1.len(), 1);
+    }
+}

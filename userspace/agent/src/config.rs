@@ -1,0 +1,73 @@
+//! The agent's configuration: the command line with its defaults filled in.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::cli::AgentArgs;
+use crate::watch::{ApiAccess, Timing};
+
+/// Everything the agent runs by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the own Node, trimmed and lower case (R8).
+    pub node_name: String,
+    /// The API server.
+    pub api: ApiAccess,
+    /// Folder of socket and lock.
+    pub state_dir: PathBuf,
+    /// Address of the agent's HTTP server.
+    pub http_addr: SocketAddr,
+    /// Address of kube-proxy's health endpoint.
+    pub healthz_addr: SocketAddr,
+    /// Ranges that ClusterIPs are expected in; empty means any.
+    pub service_ranges: Vec<IpNet>,
+    /// Shortest time between the end of a sync and the next.
+    pub min_sync_period: Duration,
+    /// How long to wait for the own Node's addresses before going on without (R37).
+    pub node_wait: Duration,
+    /// Whether this kernel has IPv6 (R3).
+    pub ipv6: bool,
+    /// Limits of the watches.
+    pub timing: Timing,
+}
+
+/// kube-proxy waits this long for its own Node (R37).
+const NODE_WAIT: Duration = Duration::from_secs(30);
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--node-name is not given and the host has no name")]
+pub struct NoNodeName;
+
+impl Config {
+    /// Fills in what the command line leaves open from the host.
+    ///
+    /// # Errors
+    /// When there is no name for the node.
+    pub fn from_args(args: &AgentArgs) -> Result<Self, NoNodeName> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = args.node_name.as_deref().unwrap_or(&host).trim().to_lowercase();
+        if name.is_empty() {
+            return Err(NoNodeName);
+        }
+        Ok(Self {
+            node_name: name,
+            api: ApiAccess {
+                kubeconfig: args.kubeconfig.clone(),
+                master: args.master.clone().filter(|url| !url.is_empty()),
+            },
+            state_dir: args.state_dir.clone(),
+            http_addr: args.http_addr,
+            healthz_addr: args.healthz_bind_address,
+            service_ranges: args.service_cluster_ip_range.clone(),
+            min_sync_period: args.min_sync_period,
+            node_wait: NODE_WAIT,
+            // Present only in namespaces and kernels that have IPv6.
+            ipv6: Path::new("/proc/net/if_inet6").exists(),
+            timing: Timing::default(),
+        })
+    }
+}

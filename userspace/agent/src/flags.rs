@@ -1,0 +1,147 @@
+//! Flags that Sluice does not take, and what to do instead: those of kube-router and kube-proxy
+//! that have no place here, and Sluice's own that a later version brings.
+//!
+//! A flag is never taken and ignored: whoever sets it relies on it.
+
+/// What to tell about a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Use this instead.
+    Instead(&'static str),
+    /// Part of Sluice, but not built yet.
+    Later,
+}
+
+use Advice::{Instead, Later};
+
+const NO_IPVS: Advice =
+    Instead("nothing: there is no IPVS; connections live in Sluice's flow table");
+const NO_POLICY: Advice =
+    Instead("a network policy controller of your choice: Sluice does not enforce NetworkPolicies");
+const NO_LB_CONTROLLER: Advice =
+    Instead("a load balancer controller that sets status.loadBalancer of Services");
+
+/// Flags by name, without the dashes.
+const FLAGS: &[(&str, Advice)] = &[
+    // kube-router
+    ("hostname-override", Instead("--node-name")),
+    ("health-port", Instead("--http-addr")),
+    ("metrics-port", Instead("--http-addr")),
+    ("metrics-addr", Instead("--http-addr")),
+    ("metrics-path", Instead("--http-addr; the path is /metrics")),
+    ("cleanup-config", Instead("the command `sluice cleanup`")),
+    ("cache-sync-timeout", Instead("nothing: Sluice waits until the API server has listed all")),
+    ("enable-pprof", Instead("nothing: use perf on the process")),
+    ("enable-ipv4", Instead("nothing: families follow the Services and addresses of the node")),
+    ("enable-ipv6", Instead("nothing: families follow the Services and addresses of the node")),
+    ("hairpin-mode", Instead("nothing: a pod always reaches itself through a Service")),
+    ("nodeport-bindon-all-ip", Instead("--nodeport-addresses (not in this version)")),
+    ("excluded-cidrs", NO_IPVS),
+    ("ipvs-graceful-period", NO_IPVS),
+    ("ipvs-graceful-termination", NO_IPVS),
+    ("ipvs-permit-all", NO_IPVS),
+    ("ipvs-sync-period", Instead("--min-sync-period")),
+    ("iptables-sync-period", NO_POLICY),
+    ("run-firewall", NO_POLICY),
+    ("run-loadbalancer", NO_LB_CONTROLLER),
+    ("loadbalancer-default-class", NO_LB_CONTROLLER),
+    ("loadbalancer-sync-period", NO_LB_CONTROLLER),
+    ("runtime-endpoint", Instead("nothing: Sluice does not enter pods, also not for DSR")),
+    ("injected-routes-sync-period", Instead("nothing: routes are followed by events")),
+    ("routes-sync-period", Instead("nothing: routes are followed by events")),
+    ("disable-source-dest-check", Instead("your cloud's own tool")),
+    ("overlay-encap", Instead("--overlay-type (not in this version)")),
+    ("overlay-encap-port", Instead("--overlay-type (not in this version)")),
+    ("service-tcp-timeout", Instead("--flow-entries: the flow table expires by TCP state")),
+    ("service-tcpfin-timeout", Instead("--flow-entries: the flow table expires by TCP state")),
+    ("service-udp-timeout", Instead("--flow-entries: the flow table expires by use")),
+    ("v", Instead("--log-level, or RUST_LOG")),
+    // kube-proxy
+    ("proxy-mode", Instead("nothing: there is one mode, eBPF")),
+    ("config", Instead("the flags of `sluice agent`")),
+    ("sync-period", Instead("--min-sync-period")),
+    ("iptables-min-sync-period", Instead("--min-sync-period")),
+    ("ipvs-min-sync-period", Instead("--min-sync-period")),
+    ("ipvs-scheduler", Instead("the annotation sluice.io/service.scheduler of a Service")),
+    ("metrics-bind-address", Instead("--http-addr")),
+    ("healthz-port", Instead("--healthz-bind-address")),
+    ("detect-local-mode", Instead("--cluster-cidr or --bridge")),
+    ("cleanup", Instead("the command `sluice cleanup`")),
+    ("conntrack-max-per-core", Instead("--flow-entries")),
+    ("conntrack-min", Instead("--flow-entries")),
+    // Sluice, later
+    ("masquerade-all", Later),
+    ("service-node-port-range", Later),
+    ("nodeport-addresses", Later),
+    ("external-traffic", Later),
+    ("enable-ibgp", Later),
+    ("nodes-full-mesh", Later),
+    ("cluster-asn", Later),
+    ("peer-router-ips", Later),
+    ("peer-router-asns", Later),
+    ("peer-router-ports", Later),
+    ("peer-router-passwords", Instead("--peer-router-passwords-file (not in this version)")),
+    ("peer-router-passwords-file", Later),
+    ("peer-router-multihop-ttl", Later),
+    ("bgp-port", Later),
+    ("bgp-holdtime", Later),
+    ("bgp-graceful-restart", Later),
+    ("bgp-graceful-restart-time", Later),
+    ("bgp-graceful-restart-deferral-time", Later),
+    ("router-id", Later),
+    ("override-nexthop", Later),
+    ("advertise-cluster-ip", Later),
+    ("advertise-external-ip", Later),
+    ("advertise-loadbalancer-ip", Later),
+    ("advertise-pod-cidr", Later),
+    ("enable-overlay", Later),
+    ("overlay-type", Later),
+    ("enable-pod-egress", Later),
+    ("auto-mtu", Later),
+    ("loadbalancer-ip-range", Later),
+    ("service-external-ip-range", Later),
+    ("strict-external-ip-validation", Later),
+    ("adopt", Later),
+];
+
+/// Commands of Sluice that a later version brings.
+pub const LATER_COMMANDS: &[&str] = &["bgp", "routes", "monitor", "top", "doctor", "cleanup"];
+
+/// What to tell about an argument that the command line does not know, such as
+/// `--health-port=20244`; `None` for one that nobody knows.
+#[must_use]
+pub fn advice(argument: &str) -> Option<String> {
+    let name = argument.trim_start_matches('-').split('=').next()?;
+    let (_, advice) = FLAGS.iter().find(|(flag, _)| *flag == name)?;
+    Some(match advice {
+        Instead(what) => format!("--{name} has no place here; use instead: {what}"),
+        Later => format!("--{name} is not in this version of Sluice"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_by_name_with_and_without_a_value() {
+        for argument in ["--hostname-override", "--hostname-override=n1", "-hostname-override"] {
+            let text = advice(argument).expect("known");
+            assert!(text.ends_with("--node-name"), "{text}");
+        }
+        assert!(advice("--cluster-asn=64512").expect("known").contains("not in this version"));
+        assert_eq!(advice("--nonsense"), None);
+    }
+
+    #[test]
+    fn every_flag_stands_once_and_is_really_unknown_to_the_agent() {
+        use clap::CommandFactory as _;
+        let cli = crate::cli::Cli::command();
+        let agent = cli.find_subcommand("agent").expect("agent");
+        let taken: Vec<&str> = agent.get_arguments().filter_map(clap::Arg::get_long).collect();
+        for (at, (flag, _)) in FLAGS.iter().enumerate() {
+            assert!(!taken.contains(flag), "--{flag} is a flag of the agent");
+            assert!(!FLAGS.iter().skip(at + 1).any(|(other, _)| other == flag), "--{flag} twice");
+        }
+    }
+}

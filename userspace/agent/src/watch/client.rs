@@ -1,0 +1,144 @@
+//! Builds the HTTP client for the API server: addresses, credentials, and TCP that notices a
+//! dead peer (K8).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt as _;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::{BoxError, ServiceBuilder};
+
+/// How long a connection may be idle before TCP asks whether the peer still lives.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// Time between those questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Unanswered questions until the connection counts as dead: 30 s in all, K8's 30 s + 15 s bound
+/// without needing HTTP/2.
+const KEEPALIVE_RETRIES: u32 = 3;
+/// Bytes that stay unacknowledged this long kill the connection (TCP_USER_TIMEOUT, RFC 5482).
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit for the three-way handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the API server is and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiAccess {
+    /// A kubeconfig file; without one the service account of the pod is used.
+    pub kubeconfig: Option<PathBuf>,
+    /// URL that replaces the server of the kubeconfig or of the pod's environment.
+    pub master: Option<String>,
+}
+
+/// Why no client could be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig cannot be read or used.
+    #[error("kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: kube::config::KubeconfigError,
+    },
+    /// Not in a pod, and no kubeconfig given.
+    #[error("no --kubeconfig and not in a pod: {0}")]
+    InCluster(#[from] kube::config::InClusterError),
+    /// `--master` is not a URL.
+    #[error("--master {url}: {reason}")]
+    Master {
+        /// The value.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Credentials or certificates cannot be used.
+    #[error("API client: {0}")]
+    Client(#[source] Box<kube::Error>),
+}
+
+impl ApiAccess {
+    /// Reads the configuration and builds a client from it. Called again after a 401 and after
+    /// repeated failures to connect, so that rotated credentials and addresses are found (K10).
+    ///
+    /// # Errors
+    /// When the files cannot be read or hold nothing that can be used.
+    pub async fn connect(&self) -> Result<Client, ClientError> {
+        let mut config = self.read().await?;
+        if let Some(master) = &self.master {
+            config.cluster_url = parse_url(master)?;
+        }
+        build(config).map_err(|error| ClientError::Client(Box::new(error)))
+    }
+
+    async fn read(&self) -> Result<Config, ClientError> {
+        match (&self.kubeconfig, &self.master) {
+            (Some(path), _) => {
+                let fault = |source| ClientError::Kubeconfig { path: path.clone(), source };
+                let file = Kubeconfig::read_from(path).map_err(fault)?;
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                    .await
+                    .map_err(fault)
+            }
+            (None, Some(master)) => match Config::incluster() {
+                Ok(config) => Ok(config),
+                // `--master` alone is a server that asks for no credentials, as in kube-router.
+                Err(_) => Ok(Config::new(parse_url(master)?)),
+            },
+            (None, None) => Ok(Config::incluster()?),
+        }
+    }
+}
+
+fn parse_url(text: &str) -> Result<axum::http::Uri, ClientError> {
+    let fault = |reason: String| ClientError::Master { url: text.to_owned(), reason };
+    let uri: axum::http::Uri = text.parse().map_err(|error| fault(format!("{error}")))?;
+    match uri.scheme_str() {
+        Some("http" | "https") => Ok(uri),
+        _ => Err(fault("not an http:// or https:// URL".to_owned())),
+    }
+}
+
+fn build(config: Config) -> kube::Result<Client> {
+    if config.proxy_url.is_some() {
+        return Client::try_from(config);
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(KEEPALIVE_IDLE));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let https = config.rustls_https_connector_with_connector(tcp)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn master_must_be_a_url() {
+        let access = ApiAccess { kubeconfig: None, master: Some("10.0.0.1:6443".to_owned()) };
+        let error = access.connect().await.err().expect("refused").to_string();
+        assert!(error.contains("--master 10.0.0.1:6443"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn missing_kubeconfig_names_the_file() {
+        let access = ApiAccess { kubeconfig: Some("/nonexistent/config".into()), master: None };
+        let error = access.connect().await.err().expect("refused").to_string();
+        assert!(error.contains("/nonexistent/config"), "{error}");
+    }
+}
