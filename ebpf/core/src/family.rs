@@ -28,11 +28,7 @@ pub trait Family: Copy + 'static {
     fn parse<P: Packet>(packet: &P) -> Result<Head<Self>, Reason>;
     /// Writes a flow's addresses into the header (and decrements its hop limit for a router), with
     /// its checksum; returns the folded difference for the transport checksum.
-    fn rewrite<P: Packet>(
-        packet: &mut P,
-        flow: &Flow<Self::Addr>,
-        route: bool,
-    ) -> Option<u32>;
+    fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Self::Addr>, route: bool) -> Option<u32>;
     /// Asks the kernel's routes for the next hop; false where the stack must decide, also when the
     /// hop limit ends here.
     fn route<P: Packet>(
@@ -127,11 +123,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn rewrite<P: Packet>(
-        packet: &mut P,
-        flow: &Flow<Addr4>,
-        route: bool,
-    ) -> Option<u32> {
+    fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Addr4>, route: bool) -> Option<u32> {
         let mut tail: Ipv4Tail = packet.load(ETHERNET_LEN + IPV4_TAIL)?;
         let diff = fold32(change(change(0, tail.src, flow.src.0), tail.dst, flow.dst.0));
         (tail.src, tail.dst) = (flow.src.0, flow.dst.0);
@@ -214,11 +206,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn rewrite<P: Packet>(
-        packet: &mut P,
-        flow: &Flow<Addr6>,
-        route: bool,
-    ) -> Option<u32> {
+    fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Addr6>, route: bool) -> Option<u32> {
         let mut diff = 0;
         let [src, dst]: [[u32; 4]; 2] = packet.load(ETHERNET_LEN + IPV6_ADDRESSES)?;
         for (old, new) in src.into_iter().zip(flow.src.0) {

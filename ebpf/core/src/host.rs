@@ -8,9 +8,7 @@ use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, FlowKey, Reason, Service, 
 
 use crate::checksum::apply;
 use crate::wire::Wire;
-use crate::{
-    Family, FlowTable, Inserted, Lookup, NextHop, NodeTables, Packet, Tables, V4, V6,
-};
+use crate::{Family, FlowTable, Inserted, Lookup, NextHop, NodeTables, Packet, Tables, V4, V6};
 
 /// A packet in memory. Its checksums are complete, as those of a packet from a wire.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! New flows: choose a backend, find a tuple that is free, remember both directions.
 
-use sluice_abi::{BackendState, Deliver, Flow, FlowKey, Reason, Service, flags, service_flags, tcp};
+use sluice_abi::{
+    BackendState, Deliver, Flow, FlowKey, Reason, Service, flags, service_flags, tcp,
+};
 
 use crate::checksum::hash_tuple;
 use crate::family::Family;
@@ -37,11 +39,8 @@ pub(crate) fn service<F: Family, T: Tables<F>>(
     if service.len == 0 {
         return Some(Reason::NoEndpoints);
     }
-    let draw = if service.flags & service_flags::HASH != 0 {
-        hash_tuple::<F>(key)
-    } else {
-        node.random()
-    };
+    let draw =
+        if service.flags & service_flags::HASH != 0 { hash_tuple::<F>(key) } else { node.random() };
     let slot = ((u64::from(draw) * u64::from(service.len)) >> 32) as u32;
     let Some(id) = node.slot(service.offset.wrapping_add(slot)) else {
         return Some(Reason::StaleSlot);

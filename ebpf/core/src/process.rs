@@ -2,13 +2,13 @@
 
 use sluice_abi::{Flow, FlowKey, Reason, ServiceKey, flags, tcp};
 
+use crate::UDP_TIMEOUT_S;
 use crate::family::{Family, V4, V6};
 use crate::open::{self, Arrival, lead, learn};
 use crate::packet::{NextHop, Packet};
 use crate::tables::{FlowTable, Lookup, NodeTables, Tables};
 use crate::translate::{reverse, translate};
 use crate::wire::{self, Tcp, Udp};
-use crate::UDP_TIMEOUT_S;
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,8 +215,7 @@ fn judge<F: Family, T: Tables<F>>(
     let over = if segment.udp {
         !reply && (idle > UDP_TIMEOUT_S.wrapping_mul(node.hz()) || !is_serving::<F, T>(node, live))
     } else {
-        segment.is_syn()
-            && (tcp::closed(live.state) || (!reply && !is_serving::<F, T>(node, live)))
+        segment.is_syn() && (tcp::closed(live.state) || (!reply && !is_serving::<F, T>(node, live)))
     };
     if over {
         return Step::Open;
@@ -292,4 +291,3 @@ fn ending(segment_flags: u8, reply: bool) -> u8 {
         tcp::FIN_CLIENT
     }
 }
-
