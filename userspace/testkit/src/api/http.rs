@@ -1,0 +1,448 @@
+//! Requests to answers: path and verb, credentials, faults, then reading or writing.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use rand::seq::SliceRandom;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::delete::{self, Deleted};
+use super::discovery;
+use super::error::ApiError;
+use super::faults::{Fault, Verb};
+use super::json::str_at;
+use super::list::{self, Page};
+use super::patch::Kind;
+use super::query::Query;
+use super::render::Form;
+use super::resource::Resource;
+use super::server::{Seen, Shared};
+use super::store::Key;
+use super::stream::{Lines, spoil};
+use super::watch::Watch;
+use super::write::{self, WriteOptions};
+
+/// The largest body taken, as the real server's limit on requests.
+const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+
+/// What a path names.
+#[derive(Clone, Debug)]
+struct Target {
+    resource: &'static Resource,
+    namespace: Option<String>,
+    name: Option<String>,
+    subresource: String,
+}
+
+impl Target {
+    fn parse(path: &[&str]) -> Option<Self> {
+        let (group, version, rest) = match path {
+            ["api", version, rest @ ..] => ("", *version, rest),
+            ["apis", group, version, rest @ ..] => (*group, *version, rest),
+            _ => return None,
+        };
+        // `namespaces/NAME/status` and the like are about the Namespace itself.
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace, plural, tail @ ..]
+                if !matches!(*plural, "status" | "finalize") =>
+            {
+                let _ = tail;
+                (Some((*namespace).to_owned()), rest.get(2..)?)
+            }
+            _ => (None, rest),
+        };
+        let (plural, name, subresource) = match rest {
+            [plural] => (plural, None, ""),
+            [plural, name] => (plural, Some((*name).to_owned()), ""),
+            [plural, name, subresource] => (plural, Some((*name).to_owned()), *subresource),
+            _ => return None,
+        };
+        let resource = Resource::by_path(group, version, plural)?;
+        if namespace.is_some() && !resource.namespaced {
+            return None;
+        }
+        let known = match subresource {
+            "" => true,
+            "status" => resource.status,
+            "binding" => resource.plural == "pods",
+            "finalize" => resource.plural == "namespaces",
+            _ => false,
+        };
+        known.then(|| Self { resource, namespace, name, subresource: subresource.to_owned() })
+    }
+
+    fn key(&self) -> Key {
+        Key::new(
+            self.namespace.as_deref().unwrap_or_default(),
+            self.name.as_deref().unwrap_or_default(),
+        )
+    }
+}
+
+fn json_response(code: u16, content_type: &str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = axum::http::StatusCode::from_u16(code).unwrap_or_default();
+    if let Ok(value) = HeaderValue::from_str(content_type) {
+        response.headers_mut().insert("content-type", value);
+    }
+    response
+}
+
+fn value_response(code: u16, value: &Value) -> Response<Body> {
+    json_response(code, "application/json", value.to_string())
+}
+
+fn refusal(error: &ApiError) -> Response<Body> {
+    let mut response = value_response(error.code, &error.status());
+    if let Some(seconds) = error.retry_after_s {
+        response.headers_mut().insert("retry-after", HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Answers one request.
+pub(crate) async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Infallible> {
+    let (parts, body) = request.into_parts();
+    Ok(match respond(&shared, &parts.method, &parts.uri, &parts.headers, body).await {
+        Ok(response) => response,
+        Err(error) => refusal(&error),
+    })
+}
+
+fn verb_of(method: &Method, target: Option<&Target>, query: &Query) -> Verb {
+    match (target, *method == Method::GET || *method == Method::HEAD) {
+        (None, _) => Verb::Other,
+        (Some(_), false) => Verb::Write,
+        (Some(_), true) if query.flag("watch") && Watch::is_list(query) => Verb::WatchList,
+        (Some(_), true) if query.flag("watch") => Verb::Watch,
+        (Some(target), true) if target.name.is_some() => Verb::Get,
+        _ if !query.text("continue").is_empty() => Verb::Continue,
+        _ => Verb::List,
+    }
+}
+
+async fn respond(
+    shared: &Arc<Shared>,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let path: Vec<&str> = uri.path().split('/').filter(|p| !p.is_empty()).collect();
+    let query = Query::parse(uri)?;
+    let target = Target::parse(&path);
+    let verb = verb_of(method, target.as_ref(), &query);
+    let plural = target.as_ref().map_or("", |t| t.resource.plural);
+    let agent = headers.get("user-agent").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    shared.note(Seen {
+        verb,
+        method: method.to_string(),
+        resource: plural.to_owned(),
+        path: uri.path().to_owned(),
+        query: uri.query().unwrap_or_default().to_owned(),
+        user_agent: agent.to_owned(),
+    });
+    shared.check_credentials(
+        headers,
+        method,
+        target.as_ref().map(|t| (t.resource, t.subresource.as_str())),
+    )?;
+    let faults = shared.faults.strike(plural, verb);
+    misbehave(shared, &faults, method, target.as_ref(), verb).await?;
+
+    let Some(target) = target else {
+        let accept = headers.get("accept").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if matches!(path.as_slice(), ["healthz" | "livez" | "readyz", ..]) {
+            return Ok(json_response(200, "text/plain; charset=utf-8", "ok"));
+        }
+        let (value, content_type) = discovery::answer(&path, accept).ok_or_else(|| {
+            ApiError::new(404, "NotFound", "the server could not find the requested resource")
+        })?;
+        return Ok(json_response(200, content_type, value.to_string()));
+    };
+    let form = Form::accepted(headers)?;
+    match (method.as_str(), &target.name) {
+        ("GET" | "HEAD", _) if query.flag("watch") => watch(shared, &target, &query, form, faults),
+        ("GET" | "HEAD", None) => {
+            let namespace = target.namespace.as_deref();
+            let mut page = list::list(shared, target.resource, namespace, &query, &faults).await?;
+            spoil_page(&mut page, &faults);
+            Ok(json_response(200, "application/json", form.list(target.resource, &page)))
+        }
+        ("GET" | "HEAD", Some(name)) => {
+            if let super::query::Version::At(rv) = query.version()? {
+                list::wait_for(shared, rv).await?;
+            }
+            let object = shared.store.with(|state| state.get(target.resource, &target.key()));
+            let object = object.ok_or_else(|| ApiError::not_found(target.resource, name))?;
+            Ok(value_response(200, &form.one(target.resource, &object)))
+        }
+        _ => {
+            let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| {
+                ApiError::new(
+                    413,
+                    "RequestEntityTooLarge",
+                    "Request entity too large: limit is 3145728",
+                )
+            })?;
+            write(shared, method, &target, &query, headers, &body, form)
+        }
+    }
+}
+
+/// The faults that need nothing of the request's own work.
+async fn misbehave(
+    shared: &Shared,
+    faults: &[Fault],
+    method: &Method,
+    target: Option<&Target>,
+    verb: Verb,
+) -> Result<(), ApiError> {
+    for fault in faults {
+        match fault {
+            Fault::Slow(time) => tokio::time::sleep(*time).await,
+            Fault::NoAnswer => std::future::pending().await,
+            Fault::InternalError => {
+                return Err(ApiError::new(
+                    500,
+                    "InternalError",
+                    "Internal error occurred: etcdserver: no leader",
+                ));
+            }
+            Fault::TooManyRequests(seconds) => {
+                let message =
+                    "the server has received too many requests and has asked us to try again later";
+                let mut error = ApiError::new(429, "TooManyRequests", message);
+                error.retry_after_s = Some(*seconds);
+                error.details = json!({"retryAfterSeconds": seconds});
+                return Err(error);
+            }
+            Fault::Unauthorized => return Err(ApiError::new(401, "Unauthorized", "Unauthorized")),
+            Fault::Forbidden => {
+                return Err(super::server::forbidden(
+                    "system:anonymous",
+                    method,
+                    target.map(|t| (t.resource, t.subresource.as_str())),
+                ));
+            }
+            Fault::Gone => return Err(ApiError::expired(0, shared.store.version())),
+            Fault::RefuseWatchList if verb == Verb::WatchList => {
+                return Err(ApiError::invalid_options(
+                    "sendInitialEvents",
+                    "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn spoil_page(page: &mut Page, faults: &[Fault]) {
+    if faults.contains(&Fault::EmptyList) {
+        page.items.clear();
+    }
+    if faults.contains(&Fault::Shuffle) {
+        page.items.shuffle(&mut rand::rng());
+    }
+    if faults.contains(&Fault::Undecodable)
+        && let Some(first) = page.items.first_mut()
+    {
+        spoil(Arc::make_mut(first));
+    }
+}
+
+fn watch(
+    shared: &Arc<Shared>,
+    target: &Target,
+    query: &Query,
+    form: Form,
+    faults: Vec<Fault>,
+) -> Result<Response<Body>, ApiError> {
+    let watch = Watch::new(
+        target.resource,
+        target.namespace.as_deref(),
+        target.name.as_deref(),
+        query,
+        form,
+    )?;
+    let (out, body) = mpsc::channel(64);
+    let lines = Lines::new(out, &faults);
+    tokio::spawn(watch.run(Arc::clone(shared), faults, lines));
+    Ok(json_response(200, "application/json", Body::from_stream(ReceiverStream::new(body))))
+}
+
+fn manager(query: &Query, headers: &HeaderMap, kind: Option<Kind>) -> String {
+    let given = query.text("fieldManager");
+    if !given.is_empty() || kind == Some(Kind::Apply) {
+        return given.to_owned();
+    }
+    let agent = headers.get("user-agent").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let name = agent.split('/').next().unwrap_or_default();
+    if name.is_empty() { "unknown".to_owned() } else { name.to_owned() }
+}
+
+fn write(
+    shared: &Shared,
+    method: &Method,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+    body: &Bytes,
+    form: Form,
+) -> Result<Response<Body>, ApiError> {
+    let content_type =
+        headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("application/json");
+    let value: Value = if body.is_empty() {
+        Value::Null
+    } else {
+        if !content_type.contains("json") && !content_type.contains("apply-patch+yaml") {
+            let message = format!(
+                "the body of the request was in an unknown format - accepted media types include: application/json (was {content_type})"
+            );
+            return Err(ApiError::new(415, "UnsupportedMediaType", message));
+        }
+        serde_json::from_slice(body).map_err(|error| {
+            ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
+        })?
+    };
+    let kind = (*method == Method::PATCH).then(|| Kind::of(content_type)).flatten();
+    let options = WriteOptions {
+        manager: manager(query, headers, kind),
+        dry_run: query.text("dryRun") == "All",
+        force: query.flag("force"),
+        strict: query.text("fieldValidation") == "Strict",
+        subresource: if target.subresource == "status" {
+            "status".to_owned()
+        } else {
+            String::new()
+        },
+        direct: false,
+    };
+    let resource = target.resource;
+    let key = target.key();
+    let answer = |code: u16, object: &Arc<Value>| value_response(code, &form.one(resource, object));
+    match (method.as_str(), &target.name, target.subresource.as_str()) {
+        ("POST", None, _) => {
+            let namespace = namespace_for_create(target, &value)?;
+            let written = shared
+                .store
+                .with(|state| write::create(state, resource, &namespace, value, &options))?;
+            Ok(warn(answer(201, &written.object), &written.warnings))
+        }
+        ("POST", Some(_), "binding") => {
+            let node = json!({"spec": {"nodeName": str_at(&value, "/target/name")}});
+            let options = WriteOptions { subresource: String::new(), ..options };
+            shared
+                .store
+                .with(|state| write::patch(state, resource, &key, Kind::Merge, &node, &options))?;
+            Ok(value_response(201, &success(resource, &key.name)))
+        }
+        ("PUT", Some(_), "" | "status" | "finalize") => {
+            let written = shared
+                .store
+                .with(|state| write::replace(state, resource, &key, value, &options))?;
+            Ok(warn(
+                answer(if written.created { 201 } else { 200 }, &written.object),
+                &written.warnings,
+            ))
+        }
+        ("PATCH", Some(_), _) => {
+            let kind = kind.ok_or_else(|| {
+                let message =
+                    format!("the body of the request was in an unknown format: {content_type}");
+                ApiError::new(415, "UnsupportedMediaType", message)
+            })?;
+            let (object, created) = shared
+                .store
+                .with(|state| write::patch(state, resource, &key, kind, &value, &options))?;
+            Ok(answer(if created { 201 } else { 200 }, &object))
+        }
+        ("DELETE", Some(name), _) => {
+            let grace = query.number("gracePeriodSeconds")?;
+            let deleted = shared.store.with(|state| {
+                delete::delete(state, resource, &key, &value, grace, options.dry_run)
+            })?;
+            Ok(match deleted {
+                Deleted::Going(object) => answer(200, &object),
+                // K28: these answer with the object, the others with a Status.
+                Deleted::Gone(object) if matches!(resource.plural, "services" | "pods") => {
+                    answer(200, &object)
+                }
+                Deleted::Gone(_) => value_response(200, &success(resource, name)),
+            })
+        }
+        ("DELETE", None, _) => delete_collection(shared, target, query, &value, options.dry_run),
+        _ => Err(ApiError::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )),
+    }
+}
+
+fn namespace_for_create(target: &Target, value: &Value) -> Result<String, ApiError> {
+    if !target.resource.namespaced {
+        return Ok(String::new());
+    }
+    match &target.namespace {
+        Some(namespace) => Ok(namespace.clone()),
+        None if !str_at(value, "/metadata/namespace").is_empty() => {
+            Ok(str_at(value, "/metadata/namespace").to_owned())
+        }
+        None => Err(ApiError::bad_request("an empty namespace may not be set during creation")),
+    }
+}
+
+fn delete_collection(
+    shared: &Shared,
+    target: &Target,
+    query: &Query,
+    body: &Value,
+    dry_run: bool,
+) -> Result<Response<Body>, ApiError> {
+    let resource = target.resource;
+    let selector = query.selector(resource)?;
+    let grace = query.number("gracePeriodSeconds")?;
+    let gone = shared.store.with(|state| {
+        let keys: Vec<(Key, Arc<Value>)> = state
+            .all(resource)
+            .filter(|(key, object)| {
+                target.namespace.as_ref().is_none_or(|n| *n == key.namespace)
+                    && selector.matches(object)
+            })
+            .map(|(key, object)| (key.clone(), Arc::clone(object)))
+            .collect();
+        for (key, _) in &keys {
+            delete::delete(state, resource, key, body, grace, dry_run)?;
+        }
+        Ok(keys)
+    })?;
+    let items = gone.into_iter().map(|(_, object)| object).collect();
+    let page = Page { items, rv: shared.store.version(), next: None, remaining: None };
+    Ok(json_response(200, "application/json", Form::Whole.list(resource, &page)))
+}
+
+fn success(resource: &Resource, name: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": name, "group": resource.group, "kind": resource.plural},
+    })
+}
+
+fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    for warning in warnings {
+        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append("warning", value);
+        }
+    }
+    response
+}
