@@ -1,5 +1,7 @@
 //! A Kubernetes API server and a cluster in network namespaces, for tests, benches and the demo.
 
+pub mod api;
 pub mod cluster;
+pub mod demo;
 pub mod echo;
 pub mod traffic;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use sluice_testkit::{cluster, echo, traffic};
+use sluice_testkit::{cluster, demo, echo, traffic};
 
 #[derive(Parser)]
 #[command(
@@ -20,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Shows a cluster being served
+    Demo(demo::Config),
     /// Sends traffic from a namespace and reports on it
     Traffic(traffic::command::Config),
     /// The server that pods of a test cluster run
@@ -29,6 +31,9 @@ enum Command {
         /// Where clusters keep their state
         #[arg(long, default_value = cluster::STATE_ROOT)]
         state_root: PathBuf,
+        /// Wait for the end of this cluster's owner first
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
     },
 }
 
@@ -47,9 +52,13 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Demo(config) => demo::run(&config),
         Command::Traffic(config) => traffic::command::execute(&config),
         Command::Echo(config) => runtime()?.block_on(echo::serve(config)),
-        Command::Sweep { state_root } => {
+        Command::Sweep { state_root, after: Some(id) } => {
+            cluster::registry::sweep_after(&state_root, &id)
+        }
+        Command::Sweep { state_root, after: None } => {
             for id in cluster::registry::sweep(&state_root)? {
                 println!("removed {id}");
             }

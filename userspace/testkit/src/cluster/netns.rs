@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::registry::NETNS_DIR;
+use super::registry::{self, NETNS_DIR};
 
 /// A network namespace with a name. Clones are the same namespace; removal is the registry's.
 #[derive(Clone, Debug)]
@@ -55,6 +55,14 @@ impl Netns {
         let file = File::open(&path)
             .with_context(|| format!("open network namespace {}", path.display()))?;
         Ok(Self { name: name.to_owned(), path, file: Arc::new(file) })
+    }
+
+    /// Takes the name away; the namespace goes with its last process and socket.
+    ///
+    /// # Errors
+    /// When it has been removed already.
+    pub fn remove(self) -> Result<()> {
+        registry::unname(&self.path)
     }
 
     /// The name, as `ip netns` lists it.

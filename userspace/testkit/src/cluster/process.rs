@@ -224,3 +224,26 @@ impl Drop for Process {
         let _ = child.wait();
     }
 }
+
+/// A process that outlives this one by a moment: it waits for the end of a claim's owner, however
+/// that comes, and removes what is left then. Without it the next cluster would.
+#[derive(Debug)]
+pub(super) struct Janitor(Child);
+
+impl Janitor {
+    /// Starts `sluice-testkit sweep --after ID`.
+    pub(super) fn start(testkit: &Path, state_root: &Path, claim: &Claim) -> Result<Self> {
+        let mut command = Command::new(testkit);
+        command.args(["sweep", "--after", claim.id(), "--state-root"]).arg(state_root);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let child = command.spawn().with_context(|| format!("run {}", testkit.display()))?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Janitor {
+    /// It ends by itself once the claim is released.
+    fn drop(&mut self) {
+        let _ = self.0.wait();
+    }
+}

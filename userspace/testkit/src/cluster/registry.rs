@@ -33,7 +33,7 @@ pub struct Claim {
     id: String,
     dir: PathBuf,
     processes: Mutex<File>,
-    lock: Option<Flock<File>>,
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 impl Claim {
@@ -59,7 +59,12 @@ impl Claim {
                 .context("lock of a new folder")?;
             let processes =
                 OpenOptions::new().create(true).append(true).open(dir.join("processes"))?;
-            return Ok(Self { id, dir, processes: Mutex::new(processes), lock: Some(lock) });
+            return Ok(Self {
+                id,
+                dir,
+                processes: Mutex::new(processes),
+                lock: Mutex::new(Some(lock)),
+            });
         }
         bail!("no free id under {}", root.display())
     }
@@ -93,15 +98,26 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
+impl Claim {
+    /// Removes everything that carries the id and gives the claim back. Does nothing the second
+    /// time. What fails is logged and left to a later run.
+    pub fn release(&self) {
+        let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
         if let Err(e) = remove(&self.id, &self.dir) {
             tracing::warn!(
                 "cluster {} is not removed in full, a later run will try again: {e:#}",
                 self.id
             );
         }
-        drop(self.lock.take());
+        drop(lock);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -116,6 +132,19 @@ pub fn sweep(root: &Path) -> Result<Vec<String>> {
     let _root =
         lock(&root.join("lock"), FlockArg::LockExclusive)?.context("lock of the registry")?;
     sweep_locked(root)
+}
+
+/// Waits until the owner of `id` is gone, however it went, and removes what it left.
+///
+/// # Errors
+/// When something can't be removed.
+pub fn sweep_after(root: &Path, id: &str) -> Result<()> {
+    let dir = root.join(id);
+    if !dir.exists() {
+        return Ok(());
+    }
+    let _owner = lock(&dir.join("owner"), FlockArg::LockExclusive)?.context("lock of the owner")?;
+    if dir.exists() { remove(id, &dir) } else { Ok(()) }
 }
 
 fn sweep_locked(root: &Path) -> Result<Vec<String>> {
@@ -152,17 +181,22 @@ fn remove(id: &str, dir: &Path) -> Result<()> {
     end_processes(&list);
     let prefix = format!("{id}-");
     for path in entries(Path::new(NETNS_DIR), &prefix)? {
-        // EINVAL: a crash came between making the file and mounting on it.
-        match umount2(&path, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-            Err(e) => return Err(e).with_context(|| format!("unmount {}", path.display())),
-        }
-        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        unname(&path)?;
     }
     for path in entries(Path::new(BPF_DIR), &format!("sluice-{prefix}"))? {
         fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
     }
     fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+}
+
+/// Takes the name of a network namespace away.
+pub(super) fn unname(path: &Path) -> Result<()> {
+    // EINVAL: a crash came between making the file and mounting on it.
+    match umount2(path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+        Err(e) => return Err(e).with_context(|| format!("unmount {}", path.display())),
+    }
+    fs::remove_file(path).with_context(|| format!("remove {}", path.display()))
 }
 
 fn entries(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>> {

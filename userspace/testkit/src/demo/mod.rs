@@ -1,0 +1,147 @@
+//! Owns the demo: a cluster being served, in acts, each of which says what it expects and what it
+//! saw. `cargo xtask demo` builds the programs and runs this.
+
+mod balance;
+mod console;
+mod scene;
+mod upheaval;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use nix::sys::signal::Signal;
+
+use self::console::Console;
+use self::scene::Scene;
+use crate::cluster::{Cluster, Options, STATE_ROOT};
+
+/// Which API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ApiServer {
+    /// The one in this program
+    Embedded,
+}
+
+/// Who balances services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Proxy {
+    /// `sluice agent` on every node
+    Sluice,
+}
+
+/// What to show.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Run unattended: no questions, no waiting
+    #[arg(long, conflicts_with = "keep")]
+    pub check: bool,
+    /// Leave the cluster up afterwards, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// Print who answers whom
+    #[arg(long)]
+    pub matrix: bool,
+    /// The agent's binary
+    #[arg(long, value_name = "PATH")]
+    pub sluice: PathBuf,
+    /// API server of the cluster
+    #[arg(long, value_enum, default_value_t = ApiServer::Embedded)]
+    pub api: ApiServer,
+    /// Who balances services
+    #[arg(long, value_enum, default_value_t = Proxy::Sluice)]
+    pub proxy: Proxy,
+    /// Number of nodes, at least 2
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
+    pub nodes: u8,
+    /// Where the cluster keeps its state
+    #[arg(long, default_value = STATE_ROOT)]
+    pub state_root: PathBuf,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When the cluster can't be brought up, or an expectation is not met.
+pub fn run(config: &Config) -> Result<()> {
+    let console = Console::new();
+    console.heading("A cluster on this machine, in network namespaces");
+    let options = Options {
+        nodes: usize::from(config.nodes),
+        sluice: Some(config.sluice.clone()),
+        state_root: config.state_root.clone(),
+        progress: |step| println!("  {step}"),
+        ..Options::default()
+    };
+    let cluster = Cluster::start(options)?;
+    console.step("cluster is up, agents are ready");
+    let shown = show(&cluster, &console, config.matrix);
+    if let Err(e) = &shown {
+        console.expect("the demo runs to its end", false, format!("{e:#}"));
+    }
+    let failed = console.verdict();
+    if config.keep {
+        keep(&cluster, &console)?;
+    }
+    console.step("removing the cluster");
+    let id = cluster.id().to_owned();
+    drop(cluster);
+    if !failed.is_empty() {
+        bail!("{} expectations failed (cluster {id})", failed.len());
+    }
+    Ok(())
+}
+
+fn show(cluster: &Cluster, console: &Console, matrix: bool) -> Result<()> {
+    console.heading("Services and pods");
+    let mut scene = Scene::create(cluster, console)?;
+    scene.show()?;
+    console.heading("Who answers");
+    balance::spread(&scene)?;
+    console.heading("From every node, and from a backend to its own service");
+    balance::everyone(&scene, matrix)?;
+    console.heading("How long it takes");
+    balance::latency(&scene)?;
+    console.heading("A rollout: all backends of web are replaced under traffic");
+    upheaval::rollout(&mut scene)?;
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        console.heading(&format!("Agents end by {signal} and come again under traffic"));
+        upheaval::agents(&scene, signal)?;
+    }
+    console.heading("Endpoints change a thousand times beside a backend that stays");
+    upheaval::churn(&scene)
+}
+
+fn keep(cluster: &Cluster, console: &Console) -> Result<()> {
+    console.heading("The cluster stays up until Ctrl-C");
+    console.line(format!("export KUBECONFIG={}", cluster.kubeconfig().display()));
+    console.line("kubectl get nodes,services,endpointslices,pods -o wide");
+    console.line("kubectl delete pod near");
+    for node in cluster.nodes().iter().take(1) {
+        if let Some(config) = node.agent_config() {
+            let (sluice, state) = (config.sluice.display(), config.state_dir.display());
+            console.line(format!("{sluice} status --state-dir {state}"));
+            console.line(format!("{sluice} flows --state-dir {state}"));
+        }
+    }
+    if let Some(client) = cluster.pod("client-n1") {
+        let web = cluster.api().cluster_ips("web")?;
+        if let Some(web) = web.first() {
+            let path = client.netns.path().display();
+            console.line(format!("echo hello | nsenter --net={path} bash -c 'exec 3<>/dev/tcp/{web}/80; cat >&3; head -1 <&3'"));
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    runtime.block_on(async {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result,
+            _ = terminate.recv() => Ok(()),
+        }
+    })?;
+    Ok(())
+}
