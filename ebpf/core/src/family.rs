@@ -247,17 +247,17 @@ impl Family for V6 {
         let [net, mask] = config.pods6;
         let [a, b, c, d] = address.0;
         let [ma, mb, mc, md] = mask;
-        [a & ma, b & mb, c & mc, d & md] == net
+        Addr6([a & ma, b & mb, c & mc, d & md]) == Addr6(net)
     }
 
     #[inline(always)]
     fn gateway(config: &Config) -> Option<Addr6> {
-        (config.gateway6 != [0; 4]).then_some(Addr6(config.gateway6))
+        Some(Addr6(config.gateway6)).filter(|address| *address != Addr6([0; 4]))
     }
 
     #[inline(always)]
     fn node(config: &Config) -> Option<Addr6> {
-        (config.node6 != [0; 4]).then_some(Addr6(config.node6))
+        Some(Addr6(config.node6)).filter(|address| *address != Addr6([0; 4]))
     }
 
     #[inline(always)]

@@ -59,11 +59,7 @@ pub struct FlowView {
     pub tcp: Option<TcpState>,
 }
 
-fn replied<A: Copy + 'static>(
-    map: &Flows<A>,
-    key: &FlowKey<A>,
-    flow: &Flow<A>,
-) -> bool {
+fn replied<A: Copy + 'static>(map: &Flows<A>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     let other = FlowKey {
         src: flow.dst,
         dst: flow.src,

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use futures::{Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::{Handle, MulticastGroup, new_connection_with_strict_check, new_multicast_connection};
+use rtnetlink::{
+    Handle, MulticastGroup, new_connection_with_strict_check, new_multicast_connection,
+};
 
 use crate::Error;
 use crate::layout::Pod;

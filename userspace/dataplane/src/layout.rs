@@ -157,7 +157,9 @@ impl Layout {
         // Ids below the highest that were never used.
         let known: HashSet<u32> =
             by_id.keys().copied().chain(layout.free_ids.iter().map(|(id, _)| *id)).collect();
-        layout.free_ids.extend((0..layout.next_id).filter(|id| !known.contains(id)).map(|id| (id, 0)));
+        layout
+            .free_ids
+            .extend((0..layout.next_id).filter(|id| !known.contains(id)).map(|id| (id, 0)));
         for (frontend, service) in kernel.frontends()? {
             let table = layout.adopt_table(kernel, service, &by_id);
             let endpoints: Vec<Endpoint> = table
@@ -243,11 +245,7 @@ pub(crate) fn encode(
         state: state as u8,
         generation,
         ifindex: pod.map_or(0, |pod| pod.ifindex),
-        mac: [
-            u16::from_ne_bytes([a, b]),
-            u16::from_ne_bytes([c, d]),
-            u16::from_ne_bytes([e, f]),
-        ],
+        mac: [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])],
         deliver: deliver as u8,
         ip_version: if address.is_ipv4() { 4 } else { 6 },
     }

@@ -5,6 +5,8 @@
 //! [`Dataplane::open`] adopts them.
 
 pub mod check;
+#[cfg(test)]
+mod differential;
 mod error;
 mod flows;
 mod interfaces;

@@ -87,11 +87,8 @@ impl Links {
             interface: interface.to_owned(),
             source,
         };
-        let kind = if place.program == "to_pods" {
-            TcAttachType::Egress
-        } else {
-            TcAttachType::Ingress
-        };
+        let kind =
+            if place.program == "to_pods" { TcAttachType::Egress } else { TcAttachType::Ingress };
         if self.tcx && attach_tcx(program, interface, kind, &pin).is_err() {
             self.tcx = false;
         }

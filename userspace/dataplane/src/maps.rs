@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use sluice_abi::{
     Addr4, Addr6, Backend, Config, Deliver, Flow, FlowKey, MAX_BACKENDS, MAX_SLOTS,
@@ -74,9 +74,7 @@ impl Maps {
 
     /// Writes what the programs know of the node.
     pub(crate) fn set_config(&mut self, config: Config) -> Result<(), Error> {
-        self.config
-            .set(0, Plain(config), 0)
-            .map_err(|error| Error::map("CONFIG", "write", error))
+        self.config.set(0, Plain(config), 0).map_err(|error| Error::map("CONFIG", "write", error))
     }
 
     /// Packets per reason, summed over the CPUs.

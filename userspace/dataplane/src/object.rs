@@ -13,13 +13,12 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use crate::Error;
 
 /// The object that `cargo xtask build-ebpf` made.
-static OBJECT: &[u8] =
+pub(crate) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
 /// Maps that are pinned and adopted.
-const MAPS: [&str; 8] = [
-    "SERVICES4", "SERVICES6", "SLOTS", "BACKENDS", "CONFIG", "FLOWS4", "FLOWS6", "COUNTERS",
-];
+const MAPS: [&str; 8] =
+    ["SERVICES4", "SERVICES6", "SLOTS", "BACKENDS", "CONFIG", "FLOWS4", "FLOWS6", "COUNTERS"];
 /// Programs that are attached.
 pub(crate) const PROGRAMS: [&str; 3] = ["from_pod", "from_network", "to_pods"];
 /// Frequencies that Linux is built with (kernel/Kconfig.hz, and 24 to 1024 of other machines).

@@ -120,9 +120,8 @@ impl Layout {
     /// Frees what is due; the operations make ids recognisably unused.
     pub(crate) fn collect(&mut self, now_s: u64) -> Vec<Op> {
         let mut ops = Vec::new();
-        let (due, later) = std::mem::take(&mut self.leftovers)
-            .into_iter()
-            .partition(|(due_s, _)| *due_s <= now_s);
+        let (due, later) =
+            std::mem::take(&mut self.leftovers).into_iter().partition(|(due_s, _)| *due_s <= now_s);
         self.leftovers = later;
         for (_, leftover) in due {
             match leftover {

@@ -232,9 +232,8 @@ impl Dataplane {
             bpf_dir: self.options.bpf_dir.clone(),
             attached: self.links.attachments().cloned().collect(),
             frontends: layout.map_or(0, |layout| layout.frontends.len()),
-            backends: layout.map_or(0, |layout| {
-                layout.backends.values().filter(|held| held.users > 0).count()
-            }),
+            backends: layout
+                .map_or(0, |layout| layout.backends.values().filter(|held| held.users > 0).count()),
             slots_used: layout.map_or(0, |layout| layout.slots.used()),
             slots_capacity: MAX_SLOTS as u32,
             flows_capacity: self.options.flow_entries,
@@ -319,7 +318,9 @@ impl Dataplane {
             config.bridge_ifindex = bridge.index;
             for address in &bridge.addresses {
                 match address {
-                    IpAddr::V4(_) if config.gateway4 == 0 => [config.gateway4, ..] = words(*address),
+                    IpAddr::V4(_) if config.gateway4 == 0 => {
+                        [config.gateway4, ..] = words(*address)
+                    }
                     IpAddr::V6(v6) if config.gateway6 == [0; 4] && !v6.is_unicast_link_local() => {
                         config.gateway6 = words(*address);
                     }

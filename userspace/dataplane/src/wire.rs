@@ -59,12 +59,7 @@ pub(crate) fn protocol(number: u8) -> Option<Protocol> {
 
 /// A frontend as the maps' key.
 pub(crate) fn key<A>(addr: A, frontend: Frontend) -> ServiceKey<A> {
-    ServiceKey {
-        addr,
-        port_be: frontend.port.to_be(),
-        protocol: frontend.protocol as u8,
-        pad: 0,
-    }
+    ServiceKey { addr, port_be: frontend.port.to_be(), protocol: frontend.protocol as u8, pad: 0 }
 }
 
 /// The frontend of a map's key; `None` for a protocol number that no frontend has.

@@ -245,7 +245,8 @@ fn one_change_is_a_handful_of_operations() {
         for (mut key, port) in one.ports {
             key.name = format!("s{name}");
             let mut port = ServicePort::clone(&port);
-            port.addresses = vec![(Ipv4Addr::new(10, 97, high, low).into(), AddressKind::ClusterIp)];
+            port.addresses =
+                vec![(Ipv4Addr::new(10, 97, high, low).into(), AddressKind::ClusterIp)];
             wanted.ports.insert(key, Arc::new(port));
         }
     }
