@@ -3,11 +3,13 @@
 
 mod build;
 mod build_ebpf;
+mod demo;
 mod object;
 mod packages;
 mod process;
 mod repo;
 mod setup;
+mod test;
 mod toolchain;
 mod vm;
 
@@ -38,6 +40,10 @@ enum Verb {
     },
     /// Build target/release/sluice with the eBPF object embedded
     Build,
+    /// Show a cluster being served: real agents and real traffic in network namespaces
+    Demo(demo::Options),
+    /// Run every test this machine can run; the last line says how many passed
+    Test(test::Options),
     /// Run a command of this checkout in a virtual machine with one of Debian's kernels
     Vm {
         #[command(flatten)]
@@ -64,6 +70,8 @@ fn run(args: Args) -> Result<ExitCode> {
         Verb::Setup => setup::run()?,
         Verb::BuildEbpf { log } => build_ebpf::run(&repo, log)?,
         Verb::Build => build::run(&repo)?,
+        Verb::Demo(options) => return demo::run(&repo, &options),
+        Verb::Test(options) => return test::run(&repo, options),
         Verb::Vm { options, command } => return vm::run(&repo, &options, &command),
     }
     Ok(ExitCode::SUCCESS)

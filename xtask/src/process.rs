@@ -70,7 +70,8 @@ pub(crate) fn cargo(root: &Path) -> Command {
             command.env_remove(&name);
         }
     }
-    command.current_dir(root);
+    // Results are looked for under target/.
+    command.env_remove("CARGO_TARGET_DIR").current_dir(root);
     command
 }
 

@@ -8,13 +8,14 @@ mod kernel;
 mod machine;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-pub(crate) use kernel::Kernel;
+pub(crate) use kernel::{Kernel, Tree};
 pub(crate) use machine::{Machine, Running};
 
 use crate::packages::{self, MACHINE};
@@ -70,8 +71,17 @@ pub(crate) fn start(repo: &Repo, options: &Options, command: &[String]) -> Resul
     if command.is_empty() {
         bail!("no command: cargo xtask vm --kernel 5.10 -- COMMAND...");
     }
-    packages::ensure(MACHINE)?;
-    let tree = kernel::fetch(repo, options.kernel)?;
-    let initrd = initrd::pack(&tree)?;
+    let (tree, initrd) = prepare(repo, options.kernel)?;
     Machine { repo, options, tree: &tree, initrd: &initrd }.start(command)
+}
+
+/// Makes sure of QEMU, the kernel and its initrd.
+///
+/// # Errors
+/// When they can't be had here.
+pub(crate) fn prepare(repo: &Repo, kernel: Kernel) -> Result<(Tree, PathBuf)> {
+    packages::ensure(MACHINE)?;
+    let tree = kernel::fetch(repo, kernel)?;
+    let initrd = initrd::pack(&tree)?;
+    Ok((tree, initrd))
 }
