@@ -145,7 +145,11 @@ fn problems_are_told_once_and_go_with_their_object() {
     // A relist forgets what is gone, also an object that never was of use.
     index.apply_slice(&slice(json!({"metadata": {"labels": null}})));
     assert_eq!(problems(&index).len(), 1);
+    index.apply_service(&service(json!({"metadata": {"name": ""}})));
+    assert_eq!(problems(&index).len(), 2);
     index.replace_slices(vec![]);
+    assert_eq!(problems(&index).len(), 1);
+    index.replace_services(vec![]);
     assert!(problems(&index).is_empty());
 }
 

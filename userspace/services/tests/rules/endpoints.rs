@@ -192,6 +192,7 @@ fn r9_slices_are_merged_and_the_better_entry_wins_whatever_the_order() {
     let dead = endpoint("10.1.0.1", json!({"conditions": {"ready": false, "serving": false}}));
     let drains = draining("10.1.0.1", json!({"nodeName": "n3"}));
     let dying = draining("10.1.0.1", json!({"conditions": {"serving": false}}));
+    let published = draining("10.1.0.1", json!({"conditions": {"ready": true}}));
     // the entries of two slices, then: in the cluster list, of this node, serving
     for (entries, used, local, serving) in [
         ([&ready, &drains], true, true, true),
@@ -200,6 +201,8 @@ fn r9_slices_are_merged_and_the_better_entry_wins_whatever_the_order() {
         // Not terminating beats terminating, even where nothing can be used then.
         ([&unready, &drains], false, false, true),
         ([&dead, &drains], false, false, false),
+        ([&unready, &published], false, false, true),
+        ([&published, &drains], true, false, true),
         ([&drains, &dying], true, false, true),
         ([&unready, &dead], false, false, true),
     ] {

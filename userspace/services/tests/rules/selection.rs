@@ -1,7 +1,7 @@
 //! Section 3: the cluster list, the local list, hints, and what an empty list means (section 5).
 
 use serde_json::{Value, json};
-use sluice_services::{Index, ServicePort, WhenEmpty};
+use sluice_services::{Config, Index, ServicePort, WhenEmpty};
 
 use crate::objects::{NODE, draining, endpoint, http, index, node, service, slice, text};
 
@@ -200,6 +200,16 @@ fn hints_narrow_the_cluster_list_only_if_every_ready_endpoint_has_them() {
     ] {
         assert_eq!(short(&select(json!({}), endpoints).cluster), expected, "{name}");
     }
+}
+
+#[test]
+fn r8_without_a_node_name_no_hint_means_this_node() {
+    let mut index = Index::new(Config::default());
+    index.apply_service(&service(json!({})));
+    index.apply_slice(&slice(
+        json!({"endpoints": [nodes("10.1.0.1", &[""]), nodes("10.1.0.2", &["n2"])]}),
+    ));
+    assert_eq!(short(&http(&mut index).unwrap().cluster), "1 2");
 }
 
 #[test]
