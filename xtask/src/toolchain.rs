@@ -126,8 +126,15 @@ impl Toolchain {
             "CARGO_ENCODED_RUSTFLAGS",
             // Separated by 0x1f: cargo's rule for this variable. v3 is what 5.10 understands: 32-bit
             // jumps (5.1); atomics beyond add came later and are not used.
-            ["-Clinker=bpf-linker", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"]
-                .join("\x1f"),
+            // With memcpy "in order" LLVM would call byte loops to clear three octets.
+            [
+                "-Clinker=bpf-linker",
+                "-Cdebuginfo=2",
+                "-Clink-arg=--btf",
+                "-Clink-arg=--disable-expand-memcpy-in-order",
+                "-Ctarget-cpu=v3",
+            ]
+            .join("\x1f"),
         );
         match self {
             // aya_ebpf has unstable attributes; the variable names the one crate that may use them.

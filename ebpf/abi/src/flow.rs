@@ -17,10 +17,8 @@ pub struct FlowKey<A> {
     pub sport_be: u16,
     /// Destination port, network byte order.
     pub dport_be: u16,
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// Always zero.
-    pub pad: [u8; 3],
+    /// IANA protocol number, as a whole word: octets of padding would be written one by one.
+    pub protocol: u32,
 }
 
 /// What becomes of a packet of this flow and direction.
@@ -51,10 +49,28 @@ pub struct Flow<A> {
     pub generation: u32,
     /// Interface for [`Deliver::Peer`].
     pub ifindex: u32,
-    /// Destination MAC for [`Deliver::Peer`], as on the wire, two octets a word.
-    pub mac: [u16; 3],
+    /// Destination for [`Deliver::Peer`].
+    pub mac: Mac,
+}
+
+/// A MAC as it stands on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mac {
+    /// The first four octets.
+    pub head: u32,
+    /// The last two octets.
+    pub tail: u16,
     /// Always zero.
-    pub pad2: u16,
+    pub pad: u16,
+}
+
+impl Mac {
+    /// From six octets in the order of the wire.
+    #[must_use]
+    pub const fn from_octets([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self { head: u32::from_ne_bytes([a, b, c, d]), tail: u16::from_ne_bytes([e, f]), pad: 0 }
+    }
 }
 
 impl<A: Copy + 'static> MapData for FlowKey<A> {}

@@ -10,7 +10,7 @@ mod node;
 mod reason;
 mod service;
 
-pub use flow::{Deliver, Flow, FlowKey, flags, tcp};
+pub use flow::{Deliver, Flow, FlowKey, Mac, flags, tcp};
 pub use node::{Backend, BackendState, Config};
 pub use reason::Reason;
 pub use service::{Service, ServiceKey, service_flags};
@@ -110,6 +110,6 @@ const _: () = {
     assert!(size_of::<ServiceKey<Addr4>>() == 8);
     assert!(size_of::<ServiceKey<Addr6>>() == 20);
     assert!(size_of::<Service>() == 12);
-    assert!(size_of::<Backend>() == 36);
+    assert!(size_of::<Backend>() == 40);
     assert!(size_of::<Config>() == 84);
 };

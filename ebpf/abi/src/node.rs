@@ -1,6 +1,6 @@
 //! Backends, and what the programs know of the node they run on.
 
-use crate::MapData;
+use crate::{Mac, MapData};
 
 /// One endpoint. The array index is the backend's id; `state` 0 is an unused id.
 #[repr(C)]
@@ -19,11 +19,13 @@ pub struct Backend {
     /// Host-side veth for [`crate::Deliver::Peer`].
     pub ifindex: u32,
     /// The pod's MAC for [`crate::Deliver::Peer`].
-    pub mac: [u16; 3],
+    pub mac: Mac,
     /// A [`crate::Deliver`] value.
     pub deliver: u8,
     /// 4 or 6: the family of `addr`.
     pub ip_version: u8,
+    /// Always zero.
+    pub pad: u16,
 }
 
 impl MapData for Backend {}
@@ -37,9 +39,10 @@ impl Backend {
         state: BackendState::Free as u8,
         generation: 0,
         ifindex: 0,
-        mac: [0; 3],
+        mac: Mac { head: 0, tail: 0, pad: 0 },
         deliver: 0,
         ip_version: 0,
+        pad: 0,
     };
 }
 

@@ -3,10 +3,10 @@
 use core::fmt::Debug;
 use core::hash::Hash;
 
-use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, Reason};
+use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, Mac, Reason};
 
 use crate::checksum::{apply, change, fold32, mix};
-use crate::packet::{NextHop, Packet};
+use crate::packet::Packet;
 use crate::wire::{ETHERNET_LEN, IPV4_TAIL, IPV6_ADDRESSES, Ipv4, Ipv4Tail, Ipv6};
 
 /// IANA protocol number of IPv6's fragment header (RFC 8200 section 4.5).
@@ -31,12 +31,7 @@ pub trait Family: Copy + 'static {
     fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Self::Addr>, route: bool) -> Option<u32>;
     /// Asks the kernel's routes for the next hop; false where the stack must decide, also when the
     /// hop limit ends here.
-    fn route<P: Packet>(
-        packet: &mut P,
-        head: &Head<Self>,
-        flow: &Flow<Self::Addr>,
-        hop: &mut NextHop,
-    ) -> bool;
+    fn route<P: Packet>(packet: &mut P, head: &Head<Self>, flow: &Flow<Self::Addr>) -> bool;
     /// A backend's address.
     fn backend_address(backend: &Backend) -> Self::Addr;
     /// Whether an address lies in the pod network; true where none is configured (R12).
@@ -81,8 +76,7 @@ const fn no_flow<A: Copy>(zero: A) -> Flow<A> {
         backend: 0,
         generation: 0,
         ifindex: 0,
-        mac: [0; 3],
-        pad2: 0,
+        mac: Mac { head: 0, tail: 0, pad: 0 },
     }
 }
 
@@ -140,17 +134,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn route<P: Packet>(
-        packet: &mut P,
-        head: &Head<Self>,
-        flow: &Flow<Addr4>,
-        hop: &mut NextHop,
-    ) -> bool {
+    fn route<P: Packet>(packet: &mut P, head: &Head<Self>, flow: &Flow<Addr4>) -> bool {
         if head.ttl <= 1 {
             return false;
         }
-        hop.address = [flow.dst.0, 0, 0, 0];
-        packet.route4(flow.src.0, head.class_be as u8, hop)
+        let hop = packet.hop();
+        (hop.address, hop.ipv6) = ([flow.dst.0, 0, 0, 0], false);
+        packet.route(&[flow.src.0, 0, 0, 0], head.class_be)
     }
 
     #[inline(always)]
@@ -208,33 +198,17 @@ impl Family for V6 {
     #[inline(always)]
     fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Addr6>, route: bool) -> Option<u32> {
         let mut diff = 0;
-        let [src, dst]: [[u32; 4]; 2] = packet.load(ETHERNET_LEN + IPV6_ADDRESSES)?;
-        for (old, new) in src.into_iter().zip(flow.src.0) {
-            diff = change(diff, old, new);
-        }
-        for (old, new) in dst.into_iter().zip(flow.dst.0) {
-            diff = change(diff, old, new);
-        }
-        packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [flow.src.0, flow.dst.0])?;
-        if route {
-            let hop_limit: u8 = packet.load(ETHERNET_LEN + IPV6_ADDRESSES - 1)?;
-            packet.store(ETHERNET_LEN + IPV6_ADDRESSES - 1, hop_limit.wrapping_sub(1))?;
-        }
-        Some(fold32(diff))
+        rewrite6(packet, flow, route, &mut diff).then_some(diff)
     }
 
     #[inline(always)]
-    fn route<P: Packet>(
-        packet: &mut P,
-        head: &Head<Self>,
-        flow: &Flow<Addr6>,
-        hop: &mut NextHop,
-    ) -> bool {
+    fn route<P: Packet>(packet: &mut P, head: &Head<Self>, flow: &Flow<Addr6>) -> bool {
         if head.ttl <= 1 {
             return false;
         }
+        let hop = packet.hop();
         (hop.address, hop.ipv6) = (flow.dst.0, true);
-        packet.route6(&flow.src.0, head.class_be, hop)
+        packet.route(&flow.src.0, head.class_be)
     }
 
     #[inline(always)]
@@ -267,4 +241,31 @@ impl Family for V6 {
         let low = (u64::from(c) << 32) | u64::from(d);
         mix(high).wrapping_add(low)
     }
+}
+
+/// A function of its own, since sixteen words in flight are more than a program's registers, and
+/// what does not fit there goes to its stack of 512 bytes.
+#[inline(never)]
+fn rewrite6<P: Packet>(packet: &mut P, flow: &Flow<Addr6>, route: bool, out: &mut u32) -> bool {
+    const HOP_LIMIT: usize = ETHERNET_LEN + IPV6_ADDRESSES - 1;
+    let Some(old) = packet.load::<[[u32; 4]; 2]>(ETHERNET_LEN + IPV6_ADDRESSES) else {
+        return false;
+    };
+    let [src, dst] = old;
+    let mut diff = 0;
+    for (old, new) in src.into_iter().zip(flow.src.0) {
+        diff = change(diff, old, new);
+    }
+    for (old, new) in dst.into_iter().zip(flow.dst.0) {
+        diff = change(diff, old, new);
+    }
+    *out = fold32(diff);
+    if packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [flow.src.0, flow.dst.0]).is_none() {
+        return false;
+    }
+    if !route {
+        return true;
+    }
+    let Some(hop_limit) = packet.load::<u8>(HOP_LIMIT) else { return false };
+    packet.store(HOP_LIMIT, hop_limit.wrapping_sub(1)).is_some()
 }

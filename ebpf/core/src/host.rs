@@ -20,14 +20,16 @@ pub struct HostPacket {
     /// Whether it carries the mark.
     pub marked: bool,
     /// What the routes answer.
-    pub next_hop: Option<NextHop>,
+    pub routes: Option<NextHop>,
+    /// Where it leaves to.
+    pub hop: NextHop,
 }
 
 impl HostPacket {
     /// A packet that came in by `ifindex`; the routes know no way.
     #[must_use]
     pub fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
-        Self { bytes, ifindex, marked: false, next_hop: None }
+        Self { bytes, ifindex, marked: false, routes: None, hop: NextHop::default() }
     }
 
     fn fix(&mut self, check: usize, diff: u32, udp: bool) -> Option<()> {
@@ -38,10 +40,6 @@ impl HostPacket {
         let new = apply(old, diff);
         // As BPF_F_MARK_MANGLED_0: zero would mean that there is none.
         self.store(check, if udp && new == 0 { u16::MAX } else { new })
-    }
-
-    fn route(&self, hop: &mut NextHop) -> bool {
-        self.next_hop.map(|found| *hop = found).is_some()
     }
 }
 
@@ -71,11 +69,11 @@ impl Packet for HostPacket {
         let diff = u64::from(!old) + u64::from(new);
         self.fix(check, ((diff & 0xffff_ffff) + (diff >> 32)) as u32, udp)
     }
-    fn route4(&mut self, _src: u32, _tos: u8, hop: &mut NextHop) -> bool {
-        self.route(hop)
+    fn hop(&mut self) -> &mut NextHop {
+        &mut self.hop
     }
-    fn route6(&mut self, _src: &[u32; 4], _flow_be: u32, hop: &mut NextHop) -> bool {
-        self.route(hop)
+    fn route(&mut self, _src: &[u32; 4], _class_be: u32) -> bool {
+        self.routes.map(|found| self.hop = found).is_some()
     }
 }
 

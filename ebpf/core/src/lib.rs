@@ -22,7 +22,7 @@ pub mod wire;
 pub use checksum::hash_tuple;
 pub use family::{Family, V4, V6};
 pub use packet::{NextHop, Packet};
-pub use process::{Action, Hook, Verdict, process};
+pub use process::{Action, Hook, process};
 pub use tables::{FlowTable, Inserted, Lookup, NodeTables, Tables};
 
 /// First port for translated sources. Above the kernel's default ephemeral range

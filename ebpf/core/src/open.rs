@@ -225,15 +225,17 @@ pub(crate) fn learn<F: Family, P: Packet, T: Tables<F>>(
     hook: Hook,
     flow: &mut Flow<F::Addr>,
 ) {
-    (flow.deliver, flow.ifindex, flow.mac) = (Deliver::Stack as u8, 0, [0; 3]);
+    (flow.deliver, flow.ifindex) = (Deliver::Stack as u8, 0);
     match hook {
         Hook::FromNetwork => flow.deliver = Deliver::Route as u8,
         Hook::FromPod => {
             let ifindex = packet.ifindex();
             let bridge = node.config().is_none_or(|config| config.bridge_ifindex == ifindex);
-            if let (false, Some(mac)) = (bridge, packet.load(SOURCE_MAC)) {
-                flow.deliver = Deliver::Peer as u8;
-                (flow.ifindex, flow.mac) = (ifindex, mac);
+            let Some(head) = packet.load(SOURCE_MAC) else { return };
+            let Some(tail) = packet.load(SOURCE_MAC + 4) else { return };
+            if !bridge {
+                (flow.deliver, flow.ifindex) = (Deliver::Peer as u8, ifindex);
+                (flow.mac.head, flow.mac.tail) = (head, tail);
             }
         }
         Hook::ToPods => {}

@@ -2,8 +2,8 @@
 
 use crate::wire::Wire;
 
-/// The next hop that the kernel's routes name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a packet leaves to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
     /// Interface to leave by.
     pub ifindex: u32,
@@ -32,10 +32,11 @@ pub trait Packet {
     fn fix_addresses(&mut self, check: usize, diff: u32, udp: bool, ipv6: bool) -> Option<()>;
     /// Fixes a TCP or UDP checksum for changed ports, both as one word. `None` if refused.
     fn fix_ports(&mut self, check: usize, old: u32, new: u32, udp: bool) -> Option<()>;
-    /// Asks the kernel's routes for the way between IPv4 addresses as on the wire; `hop` holds the
-    /// destination before and the neighbour after. False where the stack must decide: no route, no
-    /// neighbour yet, or the packet (its segments, if it is yet to be segmented) exceeds the MTU.
-    fn route4(&mut self, src: u32, tos: u8, hop: &mut NextHop) -> bool;
-    /// The same for IPv6; `flow_be` has traffic class and flow label.
-    fn route6(&mut self, src: &[u32; 4], flow_be: u32, hop: &mut NextHop) -> bool;
+    /// The way out. Kept with the packet and not in a verdict: the stack of a program is small.
+    fn hop(&mut self) -> &mut NextHop;
+    /// Asks the kernel's routes for the way from `src` to the address in [`Packet::hop`], and puts
+    /// the neighbour there. `class_be` is IPv4's type of service, or traffic class and flow label.
+    /// False where the stack must decide: no route, no neighbour yet, or the packet (its segments,
+    /// if it is yet to be segmented) exceeds the MTU.
+    fn route(&mut self, src: &[u32; 4], class_be: u32) -> bool;
 }

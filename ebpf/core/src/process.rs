@@ -5,7 +5,7 @@ use sluice_abi::{Flow, FlowKey, Reason, ServiceKey, flags, tcp};
 use crate::UDP_TIMEOUT_S;
 use crate::family::{Family, V4, V6};
 use crate::open::{self, Arrival, lead, learn};
-use crate::packet::{NextHop, Packet};
+use crate::packet::Packet;
 use crate::tables::{FlowTable, Lookup, NodeTables, Tables};
 use crate::translate::{reverse, translate};
 use crate::wire::{self, Tcp, Udp};
@@ -23,39 +23,16 @@ pub enum Hook {
 }
 
 /// What is to be done with the packet, which has been rewritten already where it had to be.
-///
-/// Not an enum with fields: a compiler may leave those undefined where they mean nothing, and the
-/// verifier refuses a program that spills them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// What to do.
-    pub action: Action,
-    /// Where to: for [`Action::Peer`] only its interface counts; zeros for the others.
-    pub hop: NextHop,
-}
-
-/// The kinds of [`Verdict`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Go on.
     Pass,
     /// Drop.
     Drop,
-    /// Into the pod behind this host-side veth.
+    /// Into the pod behind the host-side veth of [`Packet::hop`].
     Peer,
-    /// To a neighbour.
+    /// To the neighbour of [`Packet::hop`].
     Neighbour,
-}
-
-impl Verdict {
-    /// Go on.
-    pub const PASS: Self = Self::of(Action::Pass);
-    /// Drop.
-    pub const DROP: Self = Self::of(Action::Drop);
-
-    const fn of(action: Action) -> Self {
-        Self { action, hop: NextHop { ifindex: 0, address: [0; 4], ipv6: false } }
-    }
 }
 
 /// The transport header's part of a packet.
@@ -82,14 +59,14 @@ pub fn process<P: Packet, T: Tables<V4> + Tables<V6>>(
     packet: &mut P,
     tables: &mut T,
     hook: Hook,
-) -> Verdict {
-    let (verdict, reason) = match packet.ether_type() {
+) -> Action {
+    let (action, reason) = match packet.ether_type() {
         0x0800 => run::<V4, P, T>(packet, tables, hook),
         0x86dd => run::<V6, P, T>(packet, tables, hook),
-        _ => (Verdict::PASS, Reason::NotIp),
+        _ => (Action::Pass, Reason::NotIp),
     };
     <T as Tables<V4>>::split(tables).1.count(reason);
-    verdict
+    action
 }
 
 #[inline(always)]
@@ -97,26 +74,25 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
     tables: &mut T,
     hook: Hook,
-) -> (Verdict, Reason) {
+) -> (Action, Reason) {
     if packet.is_marked() {
-        return (Verdict::PASS, Reason::AlreadyTranslated);
+        return (Action::Pass, Reason::AlreadyTranslated);
     }
     let head = match F::parse(packet) {
         Ok(head) => head,
-        Err(reason) => return (Verdict::PASS, reason),
+        Err(reason) => return (Action::Pass, reason),
     };
     let Some(segment) = segment(packet, head.protocol, head.transport) else {
         let known = head.protocol == wire::TCP || head.protocol == wire::UDP;
         let reason = if known { Reason::Malformed } else { Reason::OtherProtocol };
-        return (Verdict::PASS, reason);
+        return (Action::Pass, reason);
     };
     let key = FlowKey {
         src: head.src,
         dst: head.dst,
         sport_be: segment.sport_be,
         dport_be: segment.dport_be,
-        protocol: head.protocol,
-        pad: [0; 3],
+        protocol: head.protocol.into(),
     };
     let now = tables.split().1.now();
     let mut off_path = None;
@@ -141,8 +117,8 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
             (None, _) => open::<F, P, T>(packet, tables, &key, &arrival),
         };
         if let Some(reason) = end {
-            let verdict = if reason.is_drop() { Verdict::DROP } else { Verdict::PASS };
-            return (verdict, reason);
+            let action = if reason.is_drop() { Action::Drop } else { Action::Pass };
+            return (action, reason);
         }
         off_path = Some(());
     }
@@ -163,7 +139,7 @@ fn open<F: Family, P: Packet, T: Tables<F>>(
     }
     let (flows, node) = tables.split();
     let service =
-        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol, pad: 0 };
+        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol as u8, pad: 0 };
     let service = node.service(&service);
     let mut forward = F::NO_FLOW;
     let end = match (service, arrival.first) {

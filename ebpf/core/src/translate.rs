@@ -4,19 +4,18 @@ use sluice_abi::{Deliver, Flow, FlowKey, Reason, flags};
 
 use crate::family::{Family, Head};
 use crate::packet::Packet;
-use crate::process::{Action, Hook, Verdict};
+use crate::process::{Action, Hook};
 use crate::wire;
 
 /// The key under which a flow's other half stands: the translated tuple, turned round.
 #[inline(always)]
-pub(crate) fn reverse<A: Copy>(protocol: u8, flow: &Flow<A>) -> FlowKey<A> {
+pub(crate) fn reverse<A: Copy>(protocol: u32, flow: &Flow<A>) -> FlowKey<A> {
     FlowKey {
         src: flow.dst,
         dst: flow.src,
         sport_be: flow.dport_be,
         dport_be: flow.sport_be,
         protocol,
-        pad: [0; 3],
     }
 }
 
@@ -26,28 +25,28 @@ pub(crate) fn translate<F: Family, P: Packet>(
     head: &Head<F>,
     flow: &Flow<F::Addr>,
     hook: Hook,
-) -> (Verdict, Reason) {
+) -> (Action, Reason) {
     let mut deliver = flow.deliver;
     if hook == Hook::ToPods {
         // Egress: the packet is on its way already.
         deliver = Deliver::Stack as u8;
     }
-    let mut verdict = Verdict::PASS;
+    let mut action = Action::Pass;
     if deliver == Deliver::Peer as u8 {
-        if packet.store(0, flow.mac).is_none() {
-            return (Verdict::DROP, Reason::Rewrite);
+        if packet.store(0, flow.mac.head).is_none() || packet.store(4, flow.mac.tail).is_none() {
+            return (Action::Drop, Reason::Rewrite);
         }
-        verdict.action = Action::Peer;
-        verdict.hop.ifindex = flow.ifindex;
-    } else if deliver == Deliver::Route as u8 && F::route(packet, head, flow, &mut verdict.hop) {
-        verdict.action = Action::Neighbour;
+        packet.hop().ifindex = flow.ifindex;
+        action = Action::Peer;
+    } else if deliver == Deliver::Route as u8 && F::route(packet, head, flow) {
+        action = Action::Neighbour;
     }
-    let routed = verdict.action == Action::Neighbour;
+    let routed = action == Action::Neighbour;
     if rewrite::<F, P>(packet, head, flow, routed).is_none() {
-        return (Verdict::DROP, Reason::Rewrite);
+        return (Action::Drop, Reason::Rewrite);
     }
     let reply = flow.flags & flags::REPLY != 0;
-    let reason = match (verdict.action, reply) {
+    let reason = match (action, reply) {
         (Action::Peer, false) => Reason::ForwardPeer,
         (Action::Peer, true) => Reason::ReplyPeer,
         (Action::Neighbour, false) => Reason::ForwardRoute,
@@ -57,7 +56,7 @@ pub(crate) fn translate<F: Family, P: Packet>(
             if reply { Reason::ReplyStack } else { Reason::ForwardStack }
         }
     };
-    (verdict, reason)
+    (action, reason)
 }
 
 /// Addresses, then ports. Old values are read from the packet again and used at once: keeping them

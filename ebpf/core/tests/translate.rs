@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_abi::{
-    Addr4, Addr6, Backend, BackendState, Deliver, Reason, Service, ServiceKey, service_flags, tcp,
+    Addr4, Addr6, Backend, BackendState, Deliver, Mac, Reason, Service, ServiceKey, service_flags,
+    tcp,
 };
 use sluice_core::host::{Host, HostPacket};
 use sluice_core::wire::{ACK, FIN, RST, SYN};
@@ -62,8 +63,6 @@ fn words(address: IpAddr) -> [u32; 4] {
 /// A node with one pod as client, one as backend of `vip:80` and `other_vip:80`, port 8080.
 fn host(net: Net) -> Host {
     let mut host = Host::default();
-    let [mac0, mac1, mac2] =
-        [0, 2, 4].map(|i| u16::from_ne_bytes([BACKEND_MAC[i], BACKEND_MAC[i + 1]]));
     for protocol in [6, 17] {
         host.node.backends.push(Backend {
             addr: words(net.backend),
@@ -72,9 +71,10 @@ fn host(net: Net) -> Host {
             state: BackendState::Serving as u8,
             generation: 1,
             ifindex: BACKEND_IF,
-            mac: [mac0, mac1, mac2],
+            mac: Mac::from_octets(BACKEND_MAC),
             deliver: Deliver::Peer as u8,
             ip_version: if net.vip.is_ipv4() { 4 } else { 6 },
+            pad: 0,
         });
         let id = u32::try_from(host.node.backends.len() - 1).unwrap();
         host.node.slots.push(id);
@@ -201,9 +201,9 @@ struct Run {
 
 fn run(host: &mut Host, hook: Hook, ifindex: u32, bytes: Vec<u8>) -> Run {
     let mut packet = HostPacket::new(bytes, ifindex);
-    packet.next_hop = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false });
-    let verdict = process(&mut packet, host, hook);
-    Run { packet, action: verdict.action, ifindex: verdict.hop.ifindex }
+    packet.routes = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false });
+    let action = process(&mut packet, host, hook);
+    Run { ifindex: packet.hop.ifindex, packet, action }
 }
 
 fn count(host: &Host, reason: Reason) -> u64 {
@@ -256,8 +256,8 @@ fn a_remote_backend_is_routed() {
         // At the end of its hops it is left to the stack, which answers.
         let mut last = HostPacket::new(bytes, CLIENT_IF);
         last.bytes[ttl] = 1;
-        last.next_hop = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false });
-        assert_eq!(process(&mut last, &mut host, Hook::FromPod).action, Action::Pass);
+        last.routes = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false });
+        assert_eq!(process(&mut last, &mut host, Hook::FromPod), Action::Pass);
         assert!(last.marked);
         // The reply arrives by the uplink, and goes straight into the pod.
         let back = run(
@@ -688,7 +688,7 @@ fn everything_else_passes_untouched() {
         }
         let mut host = host(net);
         let mut marked = HostPacket { marked: true, ..HostPacket::new(good.clone(), CLIENT_IF) };
-        assert_eq!(process(&mut marked, &mut host, Hook::FromPod).action, Action::Pass);
+        assert_eq!(process(&mut marked, &mut host, Hook::FromPod), Action::Pass);
         assert_eq!(marked.bytes, good);
     }
 }

@@ -43,10 +43,10 @@ mod entries {
     #[inline(always)]
     fn run(ctx: TcContext, hook: Hook) -> i32 {
         let mut skb = Skb::new(ctx);
-        let verdict = process(&mut skb, &mut Kernel::new(), hook);
+        let action = process(&mut skb, &mut Kernel::new(), hook);
         #[cfg(feature = "log")]
-        skb.log(verdict);
-        skb.finish(verdict)
+        skb.log(action);
+        skb.finish(action)
     }
 }
 

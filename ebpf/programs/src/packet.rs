@@ -13,7 +13,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use sluice_abi::MARK_TRANSLATED;
 use sluice_core::wire::Wire;
-use sluice_core::{Action, NextHop, Packet, Verdict};
+use sluice_core::{Action, NextHop, Packet};
 
 /// Headers that are read directly: Ethernet, IPv4 with all options or IPv6, TCP.
 const HEADERS: u32 = 14 + 60 + 20;
@@ -28,12 +28,13 @@ const EINVAL: i64 = -22;
 /// A `__sk_buff` whose headers are linear.
 pub(crate) struct Skb {
     skb: *mut __sk_buff,
+    hop: NextHop,
 }
 
 impl Skb {
     #[inline(always)]
     pub(crate) fn new(ctx: TcContext) -> Self {
-        let this = Self { skb: ctx.skb.skb };
+        let this = Self { skb: ctx.skb.skb, hop: NextHop::default() };
         // SAFETY: reads of the context that the kernel passed.
         let (len, linear) =
             unsafe { ((*this.skb).len, (*this.skb).data_end.wrapping_sub((*this.skb).data)) };
@@ -47,8 +48,8 @@ impl Skb {
 
     /// Does what was decided; the classifier's return value.
     #[inline(always)]
-    pub(crate) fn finish(self, verdict: Verdict) -> i32 {
-        match verdict.action {
+    pub(crate) fn finish(self, action: Action) -> i32 {
+        match action {
             // Not TC_ACT_OK: other programs on the same hook have their turn.
             Action::Pass => TC_ACT_UNSPEC,
             Action::Drop => TC_ACT_SHOT as i32,
@@ -56,10 +57,10 @@ impl Skb {
                 // SAFETY: helpers on a valid context. Without PACKET_HOST, 5.10 drops the packet.
                 unsafe {
                     bpf_skb_change_type(self.skb, PACKET_HOST);
-                    bpf_redirect_peer(verdict.hop.ifindex, 0) as i32
+                    bpf_redirect_peer(self.hop.ifindex, 0) as i32
                 }
             }
-            Action::Neighbour => neighbour(&verdict.hop),
+            Action::Neighbour => neighbour(&self.hop),
         }
     }
 
@@ -144,15 +145,14 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn route4(&mut self, src: u32, tos: u8, hop: &mut NextHop) -> bool {
-        hop.ifindex = self.ifindex();
-        route(self.skb, &[src, 0, 0, 0], hop, tos.into())
+    fn hop(&mut self) -> &mut NextHop {
+        &mut self.hop
     }
 
     #[inline(always)]
-    fn route6(&mut self, src: &[u32; 4], flow_be: u32, hop: &mut NextHop) -> bool {
-        hop.ifindex = self.ifindex();
-        route(self.skb, src, hop, flow_be & 0x0fff_ffff_u32.to_be())
+    fn route(&mut self, src: &[u32; 4], class_be: u32) -> bool {
+        self.hop.ifindex = self.ifindex();
+        route(self.skb, src, &mut self.hop, class_be)
     }
 }
 
@@ -178,8 +178,9 @@ fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32) -> 
     // No length: the kernel then judges the packet by its segments (is_skb_forwardable).
     params.family = if hop.ipv6 { AF_INET6 } else { AF_INET };
     params.ifindex = hop.ifindex;
-    // IPv4's type of service is the first octet of this word.
-    params.__bindgen_anon_2.flowinfo = if hop.ipv6 { class } else { class.to_le() };
+    // IPv4's type of service is the first octet of this word; IPv6's has the version above it.
+    let no_version = 0x0fff_ffff_u32.to_be();
+    params.__bindgen_anon_2.flowinfo = if hop.ipv6 { class & no_version } else { class.to_le() };
     params.__bindgen_anon_3.ipv6_src = *src;
     params.__bindgen_anon_4.ipv6_dst = hop.address;
     let len = size_of::<FibLookup>() as i32;

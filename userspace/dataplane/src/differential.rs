@@ -8,7 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sluice_abi::{Backend, BackendState, Config, Deliver, Service, service_flags};
+use sluice_abi::{Backend, BackendState, Config, Deliver, Mac, Service, service_flags};
 use sluice_core::host::{Host, HostPacket};
 use sluice_core::wire::{ACK, FIN, RST, SYN};
 use sluice_core::{Action, Hook, process};
@@ -89,10 +89,11 @@ fn fill(host: &mut Host, maps: &mut Maps, net: &Net) {
                     state: if n == 5 { BackendState::Free } else { BackendState::Serving } as u8,
                     generation: 1,
                     ifindex: u32::from(m) + 10,
-                    mac: [1, 2, u16::from(m)],
+                    mac: Mac::from_octets([2, 0, 0, 0, 1, m]),
                     deliver: [Deliver::Peer, Deliver::Stack, Deliver::Route][usize::from(m % 3)]
                         as u8,
                     ip_version: if four { 4 } else { 6 },
+                    pad: 0,
                 };
                 maps.put_backend(id, backend).unwrap();
                 maps.write_table(id, &[id]).unwrap();
@@ -292,7 +293,7 @@ fn host_and_kernel_decide_alike() {
             }
             let (hook, bytes) = next;
             let mut packet = HostPacket::new(bytes.clone(), 1);
-            let action = process(&mut packet, &mut host, hook).action;
+            let action = process(&mut packet, &mut host, hook);
             let expected = match action {
                 Action::Pass => UNSPEC,
                 Action::Drop => SHOT,

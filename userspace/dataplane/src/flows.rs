@@ -119,7 +119,7 @@ fn one<A: IntoIp + Copy + 'static>(
     now: u32,
     hz: u32,
 ) -> Option<FlowView> {
-    let protocol = protocol(key.protocol)?;
+    let protocol = u8::try_from(key.protocol).ok().and_then(protocol)?;
     if flow.flags & flags::REPLY != 0 {
         return None;
     }
@@ -204,7 +204,7 @@ fn is_over<A: Copy + 'static>(
     } else {
         flow.state & tcp::REPLIED != 0
     };
-    let limit_s = if protocol(key.protocol) == Some(Protocol::Tcp) {
+    let limit_s = if u8::try_from(key.protocol).ok().and_then(protocol) == Some(Protocol::Tcp) {
         match tcp_state(flow.state, replied) {
             TcpState::Opening => timeout_s::TCP_UNREPLIED,
             TcpState::Established => timeout_s::TCP_ESTABLISHED,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_abi::{BackendState, Deliver, MAX_BACKENDS, MAX_SLOTS, Service, service_flags};
+use sluice_abi::{BackendState, Deliver, MAX_BACKENDS, MAX_SLOTS, Mac, Service, service_flags};
 use sluice_services::{Backend, Frontend, Protocol, Scheduler, ServicePort};
 
 use crate::slots::Slots;
@@ -237,7 +237,6 @@ pub(crate) fn encode(
     } else {
         Deliver::Route
     };
-    let [a, b, c, d, e, f] = pod.map_or([0; 6], |pod| pod.mac);
     sluice_abi::Backend {
         addr: words(address),
         port_be: port.to_be(),
@@ -245,9 +244,10 @@ pub(crate) fn encode(
         state: state as u8,
         generation,
         ifindex: pod.map_or(0, |pod| pod.ifindex),
-        mac: [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])],
+        mac: pod.map_or(Mac::default(), |pod| Mac::from_octets(pod.mac)),
         deliver: deliver as u8,
         ip_version: if address.is_ipv4() { 4 } else { 6 },
+        pad: 0,
     }
 }
 
