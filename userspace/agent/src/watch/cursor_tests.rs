@@ -194,7 +194,7 @@ fn k10_401_reads_credentials_anew_403_does_not_and_both_keep_the_state() {
 #[test]
 fn k11_undecodable_objects_are_listed_anew_only_when_they_repeat_and_seldom() {
     let (mut cursor, t) = (watching(), Instant::now());
-    let mut relists = |cursor: &mut Cursor, at: Instant| {
+    let relists = |cursor: &mut Cursor, at: Instant| {
         (0..3).map(|_| u32::from(cursor.on(Event::Unreadable, at, 0.0).leave)).sum::<u32>()
     };
     assert_eq!(relists(&mut cursor, t), 1);

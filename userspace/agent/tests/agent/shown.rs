@@ -1,0 +1,114 @@
+//! What the agent shows: health, metrics, the control socket and the commands that read it.
+
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::rig::{NODE, Rig, node, put};
+
+/// Runs the real binary.
+async fn sluice(rig: &Rig, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+    command.args(arguments);
+    if !matches!(arguments, ["agent", ..] | ["doctor", ..]) {
+        command.arg("--state-dir").arg(rig.socket_folder());
+    }
+    command.output().await.expect("it runs")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r28_r30_kube_proxys_health_endpoint() {
+    let mut rig = Rig::started().await;
+    let healthz = rig.config.healthz_addr;
+    let (code, head, body) = rig.get(healthz, "/healthz").await;
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((code, &body["nodeEligible"], &body["healthy"]), (200, &json!(true), &json!(true)));
+    assert!(head.contains("content-type: application/json"), "{head}");
+    assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+
+    let mut leaving = node("192.0.2.1");
+    leaving["spec"] =
+        json!({"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]});
+    put(rig.store(), leaving);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.get(healthz, "/healthz").await.0, 503, "R29: a leaving node");
+    assert_eq!(rig.get(healthz, "/livez").await.0, 200, "R29: livez ignores it");
+
+    rig.store().delete("nodes", "", NODE);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.get(healthz, "/healthz").await.0, 503, "R29: no Node, but the agent goes on");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_endpoints_and_metrics() {
+    let mut rig = Rig::started().await;
+    let http = rig.config.http_addr;
+    rig.eventually("syncs are published", |rig| {
+        (rig.recorder.record().maintained > 0).then_some(())
+    })
+    .await;
+    for path in ["/healthz", "/livez", "/readyz"] {
+        assert_eq!(rig.get(http, path).await.0, 200, "{path}");
+    }
+    let (code, _, metrics) = rig.get(http, "/metrics").await;
+    assert_eq!(code, 200);
+    for line in [
+        "sluice_packets_total{reason=\"no_endpoints\",drop=\"true\"} 7",
+        "sluice_frontends 3",
+        "sluice_watch_objects{resource=\"endpointslices\"} 3",
+        "sluice_watch_lists_total{resource=\"services\"} 1",
+        "sluice_attachments 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} not in\n{metrics}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_show_what_the_agent_knows() {
+    let mut rig = Rig::started().await;
+    let status = sluice(&rig, &["status", "--json"]).await;
+    let view: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!((&view["node"], &view["ready"]), (&json!(NODE), &json!(true)), "{view}");
+    assert_eq!(view["dataplane"]["attached"][0]["interface"], json!("veth1"));
+    assert_eq!(status.status.code(), Some(0));
+    let status = sluice(&rig, &["status"]).await;
+    assert!(text(&status).contains("ready      yes"), "{}", text(&status));
+
+    let services = sluice(&rig, &["services", "--json"]).await;
+    let rows: Vec<Value> = serde_json::from_slice(&services.stdout).expect("JSON");
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(names, ["anchor", "api", "web"]);
+    let one = sluice(&rig, &["services", "default/web"]).await;
+    assert!(text(&one).contains("10.1.0.5:8080 local"), "{}", text(&one));
+    let none = sluice(&rig, &["services", "nobody"]).await;
+    assert_eq!(none.status.code(), Some(1), "asked for by name, not there");
+
+    let flows = sluice(&rig, &["flows", "--json", "--limit", "2"]).await;
+    let rows: Vec<Value> = serde_json::from_slice(&flows.stdout).expect("JSON");
+    assert_eq!(rows.len(), 2);
+    let drops = sluice(&rig, &["drops"]).await;
+    assert!(text(&drops).contains("no_endpoints"), "{}", text(&drops));
+    rig.stop().await;
+
+    let gone = sluice(&rig, &["status"]).await;
+    assert_eq!(gone.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&gone.stderr).into_owned();
+    assert!(error.contains("no agent at"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_is_status_2() {
+    let rig = Rig::new();
+    for arguments in [&["agent", "--run-firewall"][..], &["doctor"], &["status", "--nonsense"]] {
+        let output = sluice(&rig, arguments).await;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+}
