@@ -16,6 +16,7 @@
 
 mod allocate;
 mod bootstrap;
+pub mod command;
 mod controllers;
 mod convert;
 mod decode;

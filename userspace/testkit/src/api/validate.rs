@@ -59,6 +59,17 @@ fn metadata(resource: &Resource, value: &Value, problems: &mut Problems) {
         let message = "must consist of lower case alphanumeric characters, '-' or '.', and start and end with an alphanumeric character";
         problems.push(FieldError::invalid("metadata.name", &json!(name), message));
     }
+    let base = str_at(value, "/metadata/generateName");
+    // A dash at the end is what the suffix follows; a dot would make a name of two parts.
+    if !base.is_empty() && !is_subdomain(&format!("{}a", base.trim_end_matches('-')))
+        || base.ends_with('.')
+    {
+        problems.push(FieldError::invalid(
+            "metadata.generateName",
+            &json!(base),
+            "must be the beginning of a name",
+        ));
+    }
     let size: usize = value
         .pointer("/metadata/annotations")
         .and_then(Value::as_object)
