@@ -4,6 +4,8 @@
 //! Owned by one task of the agent. Whether both lists have been received in full, and hence whether
 //! the state may be written (R37), is the agent's to know.
 
+mod compute;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
@@ -12,11 +14,12 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::categorize::{Lists, Policy, categorize};
 use crate::problem::{Kind, ObjectRef, Problem, Problems, Reason};
 use crate::service::{self, Service};
 use crate::slice::{self, Slice};
-use crate::state::{BackendSet, Protocol, ServicePort, ServicePortKey, State};
+use crate::state::State;
+
+pub use compute::Update;
 
 /// The node label that zone hints are compared with; the only one that is read (section 3).
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -50,15 +53,6 @@ impl Name {
     fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
-}
-
-/// A new state and what is different in it.
-#[derive(Clone, Debug)]
-pub struct Update {
-    /// The state of now; whoever holds an older one keeps that.
-    pub state: Arc<State>,
-    /// Service ports added, changed or removed since the previous update, in order.
-    pub changed: Vec<ServicePortKey>,
 }
 
 /// Services, their slices and this node, and the state that follows from them.
@@ -260,101 +254,6 @@ impl Index {
         self.update().state
     }
 
-    /// Computes the ports of touched Services; every other `Arc<ServicePort>` stays the same one.
-    ///
-    /// What is computed is proportional to the touched Services. If an older state is still held
-    /// the map of keys and pointers is copied once, not their content.
-    pub fn update(&mut self) -> Update {
-        let mut changed = BTreeMap::new();
-        for name in mem::take(&mut self.touched) {
-            let wanted = self.service_ports(&name);
-            for (key, _) in self.current(&name) {
-                if !wanted.contains_key(key) {
-                    changed.insert(key.clone(), None);
-                }
-            }
-            for (key, mut port) in wanted {
-                match self.state.ports.get(&key) {
-                    Some(current) if **current == port => continue,
-                    Some(current) => share_lists(&mut port, current),
-                    None => {}
-                }
-                changed.insert(key, Some(Arc::new(port)));
-            }
-        }
-        let keys = changed.keys().cloned().collect();
-        if !changed.is_empty() {
-            let state = Arc::make_mut(&mut self.state);
-            for (key, port) in changed {
-                match port {
-                    Some(port) => state.ports.insert(key, port),
-                    None => state.ports.remove(&key),
-                };
-            }
-        }
-        Update { state: Arc::clone(&self.state), changed: keys }
-    }
-
-    /// The service ports of a Service in the state as it is.
-    fn current<'a>(
-        &'a self,
-        name: &'a Name,
-    ) -> impl Iterator<Item = (&'a ServicePortKey, &'a Arc<ServicePort>)> {
-        let first = ServicePortKey {
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-            port_name: String::new(),
-            protocol: Protocol::Tcp,
-            family: crate::state::Family::V4,
-        };
-        let own = |key: &ServicePortKey| key.namespace == name.namespace && key.name == name.name;
-        self.state.ports.range(first..).take_while(move |(key, _)| own(key))
-    }
-
-    /// The service ports of a Service as they should be; none if there is no such Service.
-    fn service_ports(&self, name: &Name) -> BTreeMap<ServicePortKey, ServicePort> {
-        let mut ports = BTreeMap::new();
-        let Some(service) = self.services.get(name) else { return ports };
-        for part in &service.families {
-            for port in &service.ports {
-                let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
-                let endpoints = slice::union(slices, part.family, &port.name, port.protocol);
-                let policy = Policy {
-                    internal_local: service.internal_local,
-                    external_local: service.external_local,
-                    externally_accessible: port.node_port != 0 || part.external_addresses,
-                };
-                let Lists { cluster, local, serving, has_any_endpoint } =
-                    categorize(&endpoints, policy, port.protocol, self.zone.as_deref());
-                let key = ServicePortKey {
-                    namespace: name.namespace.clone(),
-                    name: name.name.clone(),
-                    port_name: port.name.clone(),
-                    protocol: port.protocol,
-                    family: part.family,
-                };
-                let service_port = ServicePort {
-                    addresses: part.addresses.clone(),
-                    port: port.port,
-                    node_port: port.node_port,
-                    cluster,
-                    local,
-                    serving,
-                    internal_local: service.internal_local,
-                    external_local: service.external_local,
-                    has_any_endpoint,
-                    scheduler: service.scheduler,
-                    affinity_s: service.affinity_s,
-                    source_ranges: part.source_ranges.clone(),
-                    health_check_node_port: service.health_check_node_port,
-                    created_s: service.created_s,
-                };
-                ports.insert(key, service_port);
-            }
-        }
-        ports
-    }
-
     /// What is wrong with the objects of now, by object.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.problems.values().flatten()
@@ -407,16 +306,4 @@ fn name_of(metadata: &ObjectMeta) -> Option<Name> {
     let namespace = metadata.namespace.as_deref().filter(|text| !text.is_empty())?;
     let name = metadata.name.as_deref().filter(|text| !text.is_empty())?;
     Some(Name::new(namespace, name))
-}
-
-/// Lists that stay equal stay the same allocation, so that readers can tell at a glance.
-fn share_lists(port: &mut ServicePort, current: &ServicePort) {
-    let share = |list: &mut BackendSet, current: &BackendSet| {
-        if list == current {
-            *list = Arc::clone(current);
-        }
-    };
-    share(&mut port.cluster, &current.cluster);
-    share(&mut port.local, &current.local);
-    share(&mut port.serving, &current.serving);
 }
