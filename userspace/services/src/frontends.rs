@@ -22,17 +22,18 @@ pub struct Conflict {
 /// A service port and what it wants to be.
 type Claim<'a> = (&'a ServicePortKey, &'a Arc<ServicePort>, AddressKind);
 
-/// Lower comes first: with endpoints before without, then a ClusterIP before the others, then the
-/// older Service, then the name.
+/// Lower comes first: a ClusterIP before the others, whatever it leads to (else whoever may write
+/// externalIPs could take an address while its Service has no endpoint), then with endpoints before
+/// without, then the older Service, then the name.
 fn rank<'a>((key, port, kind): &Claim<'a>) -> (bool, bool, i64, &'a ServicePortKey) {
-    (!port.has_any_endpoint, *kind != AddressKind::ClusterIp, port.created_s, key)
+    (*kind != AddressKind::ClusterIp, !port.has_any_endpoint, port.created_s, key)
 }
 
 impl State {
     /// What clients can connect to by service address and port, and which service port serves it.
     ///
-    /// Where several want the same: one with endpoints beats one without, a ClusterIP beats other
-    /// addresses, an older Service a younger one, and at last the name decides (R42).
+    /// Where several want the same: a ClusterIP beats other addresses, one with endpoints beats one
+    /// without, an older Service a younger one, and at last the name decides (R42).
     #[must_use]
     pub fn frontends(
         &self,

@@ -74,10 +74,10 @@ fn r42_who_gets_an_address() {
             "a",
         ),
         (
-            "with endpoints before a ClusterIP without",
-            ("b", NEW, external("10.96.0.1", VIP), true),
-            ("a", OLD, cluster_ip(VIP), false),
-            "b",
+            "a ClusterIP without endpoints before an external IP with",
+            ("b", OLD, external("10.96.0.1", VIP), true),
+            ("a", NEW, cluster_ip(VIP), false),
+            "a",
         ),
     ] {
         for reversed in [false, true] {
