@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use sluice_testkit::{cluster, demo, echo, traffic};
+use sluice_testkit::{api, cluster, demo, echo, traffic};
 
 #[derive(Parser)]
 #[command(
@@ -20,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serves the Kubernetes API
+    Api(api::command::Config),
     /// Shows a cluster being served
     Demo(demo::Config),
     /// Sends traffic from a namespace and reports on it
@@ -40,7 +42,11 @@ enum Command {
 fn main() -> ExitCode {
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Api(config) => runtime()?.block_on(api::command::serve(config)),
         Command::Demo(config) => demo::run(&config),
         Command::Traffic(config) => traffic::command::execute(&config),
         Command::Echo(config) => runtime()?.block_on(echo::serve(config)),

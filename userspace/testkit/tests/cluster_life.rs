@@ -1,6 +1,8 @@
 //! A whole cluster without agents: pods come, are found by the EndpointSlice controller, are
 //! asked, and go with grace; all is removed afterwards, after a crash too.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;

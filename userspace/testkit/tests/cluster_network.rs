@@ -1,6 +1,8 @@
 //! Pods wired by the real plugins reach each other, directly, over both families, and everything
 //! is gone afterwards.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;

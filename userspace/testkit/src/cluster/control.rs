@@ -51,7 +51,7 @@ impl Control {
     /// # Errors
     /// What the server would say.
     pub fn apply(&self, object: Value) -> Result<Value> {
-        let what = format!("{} {}", object["kind"], object["metadata"]["name"]);
+        let what = format!("{} {}", text(&object, "/kind"), text(&object, "/metadata/name"));
         self.store().apply(object).with_context(|| format!("apply {what}"))
     }
 
@@ -94,8 +94,8 @@ impl Control {
     #[must_use]
     pub fn is_ready(&self, pod: &str) -> bool {
         let pod = self.store().get("pods", "default", pod).unwrap_or_default();
-        let mut conditions = array(&pod, "/status/conditions");
-        conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+        array(&pod, "/status/conditions")
+            .any(|c| text(c, "/type") == "Ready" && text(c, "/status") == "True")
     }
 
     /// The addresses of a service of namespace `default`, IPv4 first.
@@ -116,13 +116,13 @@ impl Control {
     pub fn ready_endpoints(&self, service: &str) -> usize {
         let slices = self.store().list("endpointslices");
         let own = slices.iter().filter(|slice| {
-            slice["metadata"]["namespace"] == "default"
-                && slice["metadata"]["labels"]["kubernetes.io/service-name"] == service
-                && slice["addressType"] == "IPv4"
+            text(slice, "/metadata/namespace") == "default"
+                && text(slice, "/metadata/labels/kubernetes.io~1service-name") == service
+                && text(slice, "/addressType") == "IPv4"
         });
-        own.flat_map(|slice| array(slice, "/endpoints"))
-            .filter(|e| e["conditions"]["ready"] == true)
-            .count()
+        let ready =
+            |endpoint: &&Value| endpoint.pointer("/conditions/ready") == Some(&Value::Bool(true));
+        own.flat_map(|slice| array(slice, "/endpoints")).filter(ready).count()
     }
 }
 
@@ -161,4 +161,8 @@ fn array<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value
 
 fn strings<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a str> {
     array(object, pointer).filter_map(Value::as_str)
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

@@ -91,13 +91,13 @@ impl Default for Options {
 
 /// A cluster that runs. Dropping it removes all of it.
 pub struct Cluster {
-    // In the order of their end: agents and pods' processes before the thread that keeps them,
+    // In the order of their end: agents, kubelets and pods, the API server, the keeper of processes,
     // what names things last.
     nodes: Vec<Node>,
     pods: Pods,
+    site: Site,
     control: Control,
     network: Network,
-    site: Site,
     keeper: Arc<Keeper>,
     client: Client,
     entrance: SocketAddr,

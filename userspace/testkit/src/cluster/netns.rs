@@ -16,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::registry::{self, NETNS_DIR};
+use super::topology::HOST_SYSCTLS;
 
 /// A network namespace with a name. Clones are the same namespace; removal is the registry's.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ impl Netns {
                 .with_context(|| format!("mount the namespace on {}", path.display()))
         })??;
         let netns = Self::open(name)?;
+        netns.sysctl(HOST_SYSCTLS, false)?;
         netns.ip("link set lo up\n")?;
         Ok(netns)
     }

@@ -33,6 +33,11 @@ pub const OFFICE_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 88, 10);
 /// The same, IPv6.
 pub const OFFICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 0x10);
 
+/// Kernel parameters of every namespace, before it has links. Nobody else is there to have the same
+/// address, and looking for them takes two seconds, in which a new bridge answers no neighbour.
+pub const HOST_SYSCTLS: &[(&str, &str)] =
+    &[("ipv6/conf/default/accept_dad", "0"), ("ipv6/conf/default/dad_transmits", "0")];
+
 /// Kernel parameters of every namespace that forwards. Strict source checks would drop replies
 /// that the data plane sends another way than the kernel thinks.
 pub const ROUTER_SYSCTLS: &[(&str, &str)] = &[
@@ -79,7 +84,7 @@ pub fn nodes(count: usize) -> Vec<NodePlan> {
 
 fn decimal_digits_as_hex(n: u8) -> u16 {
     let n = u16::from(n);
-    (n / 100) << 8 | (n / 10 % 10) << 4 | n % 10
+    ((n / 100) << 8) | ((n / 10 % 10) << 4) | (n % 10)
 }
 
 /// Where agents and kubelets find the API server.

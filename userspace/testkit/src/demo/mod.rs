@@ -42,9 +42,9 @@ pub struct Config {
     /// Print who answers whom
     #[arg(long)]
     pub matrix: bool,
-    /// The agent's binary
+    /// The agent's binary [default: `sluice` beside this program]
     #[arg(long, value_name = "PATH")]
-    pub sluice: PathBuf,
+    pub sluice: Option<PathBuf>,
     /// API server of the cluster
     #[arg(long, value_enum, default_value_t = ApiServer::Embedded)]
     pub api: ApiServer,
@@ -66,9 +66,13 @@ pub struct Config {
 pub fn run(config: &Config) -> Result<()> {
     let console = Console::new();
     console.heading("A cluster on this machine, in network namespaces");
+    let sluice = match &config.sluice {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().context("own program")?.with_file_name("sluice"),
+    };
     let options = Options {
         nodes: usize::from(config.nodes),
-        sluice: Some(config.sluice.clone()),
+        sluice: Some(sluice),
         state_root: config.state_root.clone(),
         progress: |step| println!("  {step}"),
         ..Options::default()

@@ -1,6 +1,7 @@
 //! Owns what the demo creates in the cluster, and finding it again: services' addresses, pods.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -131,21 +132,22 @@ impl<'a> Scene<'a> {
     /// Waits until every node serves exactly these backends for a service, as its clients see it:
     /// none else answers, and each one has.
     pub(super) fn settle(&self, service: &str, expected: &[String]) -> Result<()> {
-        let way = WAYS[0];
-        let target = self.service(service, way)?;
         let attempts = u64::try_from(expected.len() * 8).unwrap_or(u64::MAX);
-        for client in self.clients() {
-            let what = format!("{service} to lead from {client} to {}", expected.join(", "));
-            wait_for(&what, || {
-                let plan = Plan {
-                    timeout: std::time::Duration::from_secs(1),
-                    ..Plan::new(target, way.load(400))
-                };
-                let report = self.ask(&client, plan.limit(attempts))?;
-                let settled =
-                    report.failed() == 0 && report.backends.keys().eq(sorted(expected).iter());
-                Ok(settled.then_some(()))
-            })?;
+        for (client, way) in self.clients().iter().flat_map(|client| WAYS.map(|way| (client, way)))
+        {
+            let limit = Duration::from_secs(1);
+            let plan =
+                Plan { timeout: limit, ..Plan::new(self.service(service, way)?, way.load(400)) };
+            let names = expected.join(", ");
+            wait_for(
+                &format!("{service} to lead from {client} by {} to {names}", way.name),
+                || {
+                    let report = self.ask(client, plan.limit(attempts))?;
+                    let settled =
+                        report.failed() == 0 && report.backends.keys().eq(sorted(expected).iter());
+                    Ok(settled.then_some(()))
+                },
+            )?;
         }
         Ok(())
     }
