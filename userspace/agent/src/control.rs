@@ -178,6 +178,9 @@ impl Control {
     }
 
     fn on_node(&mut self, update: Update<Node>) {
+        if update.listed && update.objects.is_empty() {
+            warn!("the API server has no Node of this agent's name; is --node-name right?");
+        }
         if self.cluster.on_node(update) {
             self.pace.changed(Instant::now());
         }
@@ -284,11 +287,24 @@ impl Control {
             Done::Links(result) => self.on_links(result),
             Done::Maintained(result) => {
                 self.maintaining = false;
-                if let Err(fault) = result {
-                    warn!(%fault, "looking after flows failed; trying again in a second");
-                }
+                self.on_upkeep(result.err().map(|fault| fault.to_string()));
             }
         }
+    }
+
+    /// Tells of a fault in looking after flows once, not every second.
+    fn on_upkeep(&self, fault: Option<String>) {
+        self.publish.send_if_modified(|snapshot| {
+            let news = snapshot.upkeep_error != fault;
+            if news {
+                match &fault {
+                    Some(fault) => warn!(fault, "looking after flows fails; trying every second"),
+                    None => info!("looking after flows works again"),
+                }
+                snapshot.upkeep_error = fault;
+            }
+            news
+        });
     }
 
     fn on_opened(&mut self, addresses: Vec<IpAddr>, result: Result<(), Gone>) {

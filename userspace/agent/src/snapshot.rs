@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub open: bool,
     /// Why the data plane could not be opened, or what its last operation failed with.
     pub plane_error: Option<String>,
+    /// Why flows are not looked after at the moment.
+    pub upkeep_error: Option<String>,
     /// Syncs so far.
     pub syncs: Syncs,
     /// Local backends whose interface is not known.

@@ -63,6 +63,7 @@ pub fn status(
             error: snapshot.plane_error.clone(),
         },
         dataplane,
+        upkeep_error: snapshot.upkeep_error.clone(),
         unresolved_pods: snapshot.unresolved_pods,
         problems: snapshot.problems.iter().cloned().chain(skipped).collect(),
     }

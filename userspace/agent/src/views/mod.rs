@@ -31,6 +31,8 @@ pub struct StatusView {
     pub sync: SyncView,
     /// The data plane; missing while it is not open.
     pub dataplane: Option<PlaneStatus>,
+    /// Why flows are not looked after, when they are not.
+    pub upkeep_error: Option<String>,
     /// Local backends whose interface is not known.
     pub unresolved_pods: usize,
     /// What is wrong with API objects, or could not be served.

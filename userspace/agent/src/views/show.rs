@@ -91,6 +91,9 @@ pub fn status(view: &StatusView) -> String {
             line("attached", format!("{} {} ({})", at.interface, at.program, at.mode));
         }
     }
+    if let Some(error) = &view.upkeep_error {
+        line("upkeep", format!("flows are not looked after: {error}"));
+    }
     if view.unresolved_pods > 0 {
         line("links", format!("{} local backends without a known interface", view.unresolved_pods));
     }

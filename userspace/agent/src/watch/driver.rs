@@ -4,37 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, BodyDataStream};
-use axum::http::{self, header};
+use axum::body::BodyDataStream;
 use futures::StreamExt as _;
 use kube::Client;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use super::ask::{Ask, Watch, chain};
 use super::client::ApiAccess;
 use super::cursor::{Cursor, Event, Reaction, Request, Timing};
 use super::known::{Changes, Collected, Known};
 use super::lines::Lines;
 use super::object::{self, Item, Key, Line, Refusal};
-
-/// Largest error body that is read, in bytes.
-const MAX_ERROR_BYTES: usize = 64 << 10;
-/// Largest page of a list that is read, in bytes.
-const MAX_PAGE_BYTES: usize = 1 << 30;
-
-/// What to watch.
-#[derive(Clone, Debug)]
-pub struct Watch {
-    /// Name in logs and metrics, e.g. `services`.
-    pub resource: &'static str,
-    /// Path of the collection, e.g. `/api/v1/services`.
-    pub path: &'static str,
-    /// `labelSelector`, or "".
-    pub label_selector: &'static str,
-    /// `fieldSelector`, or "".
-    pub field_selector: String,
-}
 
 /// Something about one type of objects changed.
 #[derive(Debug, PartialEq)]
@@ -77,12 +59,6 @@ pub struct Watcher<T> {
 
 /// The agent is going away: nobody takes the changes any more.
 struct Closed;
-
-/// An answer with a stream in it, or what happened instead.
-enum Opened {
-    Stream(BodyDataStream),
-    Event(Event),
-}
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
     /// A watcher that has not asked anything yet.
@@ -141,24 +117,25 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
         let request = self.cursor.request();
         debug!(resource = self.watch.resource, ?request, "asking");
         let lasts = self.watch_length();
-        let uri = uri(&self.watch, &request, lasts);
+        let uri = self.watch.uri(&request, lasts);
+        let ask = Ask { client, answer: self.timing.answer };
         match &request {
-            Request::Stream { .. } | Request::Watch { .. } => match self.open(client, &uri).await {
-                Opened::Stream(body) => self.follow(body, lasts).await,
-                Opened::Event(event) => Ok(self.decide(event, "")),
+            Request::Stream { .. } | Request::Watch { .. } => match ask.open(&uri).await {
+                Ok(body) => self.follow(body, lasts).await,
+                Err(failure) => Ok(self.decide(failure.event, &failure.detail)),
             },
-            Request::List { .. } => self.list(client, &uri).await,
-            Request::Probe { .. } => match self.fetch(client, &uri).await {
+            Request::List { .. } => self.list(&ask, &uri).await,
+            Request::Probe { .. } => match ask.fetch(&uri).await {
                 Ok(_) => Ok(self.decide(Event::Known, "")),
-                Err(event) => Ok(self.decide(event, "")),
+                Err(failure) => Ok(self.decide(failure.event, &failure.detail)),
             },
         }
     }
 
-    async fn list(&mut self, client: &Client, uri: &str) -> Result<Reaction, Closed> {
-        let body = match self.fetch(client, uri).await {
+    async fn list(&mut self, ask: &Ask<'_>, uri: &str) -> Result<Reaction, Closed> {
+        let body = match ask.fetch(uri).await {
             Ok(body) => body,
-            Err(event) => return Ok(self.decide(event, "")),
+            Err(failure) => return Ok(self.decide(failure.event, &failure.detail)),
         };
         let page = match object::page::<T>(&body) {
             Ok(page) => page,
@@ -320,17 +297,12 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
     }
 
     fn decide(&mut self, event: Event, detail: &str) -> Reaction {
-        let refusal = match &event {
-            Event::Refused(refusal) => refusal.to_string(),
-            _ => String::new(),
-        };
         let reaction = self.cursor.on(event, Instant::now(), rand::random());
         if reaction.discard {
             self.collected = Collected::default();
         }
         if !reaction.why.is_empty() {
             self.report.restarts.fetch_add(1, Ordering::Relaxed);
-            let detail = if detail.is_empty() { &refusal } else { detail };
             warn!(
                 resource = self.watch.resource,
                 why = reaction.why,
@@ -345,202 +317,5 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
     fn watch_length(&self) -> Duration {
         let span = self.timing.watch_max.saturating_sub(self.timing.watch_min);
         self.timing.watch_min + span.mul_f64(rand::random())
-    }
-
-    async fn open(&self, client: &Client, uri: &str) -> Opened {
-        let answer = match self.send_request(client, uri).await {
-            Ok(answer) => answer,
-            Err(event) => return Opened::Event(event),
-        };
-        if answer.status().is_success() {
-            return Opened::Stream(Body::new(answer.into_body()).into_data_stream());
-        }
-        Opened::Event(self.read_refusal(answer).await)
-    }
-
-    async fn fetch(&self, client: &Client, uri: &str) -> Result<Vec<u8>, Event> {
-        let answer = self.send_request(client, uri).await?;
-        if !answer.status().is_success() {
-            return Err(self.read_refusal(answer).await);
-        }
-        let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_PAGE_BYTES);
-        match tokio::time::timeout(self.timing.answer, body).await {
-            Ok(Ok(bytes)) => Ok(bytes.into()),
-            Ok(Err(error)) => Err(self.lost(&chain(&error))),
-            Err(_) => Err(self.lost("the list did not end in time")),
-        }
-    }
-
-    async fn send_request(
-        &self,
-        client: &Client,
-        uri: &str,
-    ) -> Result<http::Response<kube::client::Body>, Event> {
-        let request = http::Request::get(uri)
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("sluice/", env!("CARGO_PKG_VERSION")))
-            .body(kube::client::Body::empty())
-            .map_err(|error| self.lost(&chain(&error)))?;
-        match tokio::time::timeout(self.timing.answer, client.send(request)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.lost(&chain(&error))),
-            Err(_) => Err(self.lost("no answer in time")),
-        }
-    }
-
-    fn lost(&self, detail: &str) -> Event {
-        warn!(resource = self.watch.resource, detail, "API server not reached");
-        Event::Lost
-    }
-
-    async fn read_refusal(&self, answer: http::Response<kube::client::Body>) -> Event {
-        let code = answer.status().as_u16();
-        let asked = answer
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
-        let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ERROR_BYTES);
-        let body = tokio::time::timeout(self.timing.answer, body).await;
-        let bytes = body.ok().and_then(Result::ok).unwrap_or_default();
-        let mut refusal = Refusal::from_body(code, &bytes);
-        refusal.retry_after = asked.or(refusal.retry_after);
-        Event::Refused(refusal)
-    }
-}
-
-/// An error with all its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// The path and query of a request.
-fn uri(watch: &Watch, request: &Request, lasts: Duration) -> String {
-    let mut query = Query(format!("{}?", watch.path));
-    query.add("labelSelector", watch.label_selector);
-    query.add("fieldSelector", &watch.field_selector);
-    let seconds = lasts.as_secs().max(1).to_string();
-    match request {
-        Request::Stream { not_older_than } => {
-            query.add("watch", "1");
-            query.add("sendInitialEvents", "true");
-            query.add("allowWatchBookmarks", "true");
-            query.add("resourceVersionMatch", "NotOlderThan");
-            query.add("resourceVersion", not_older_than.as_deref().unwrap_or_default());
-            query.add("timeoutSeconds", &seconds);
-        }
-        Request::Watch { from } => {
-            query.add("watch", "1");
-            query.add("allowWatchBookmarks", "true");
-            query.add("resourceVersion", from);
-            query.add("timeoutSeconds", &seconds);
-        }
-        Request::List { not_older_than, limit, continue_token } => {
-            if let Some(version) = not_older_than {
-                query.add("resourceVersion", version);
-                query.add("resourceVersionMatch", "NotOlderThan");
-            }
-            query.add("limit", &limit.map(|limit| limit.to_string()).unwrap_or_default());
-            query.add("continue", continue_token.as_deref().unwrap_or_default());
-        }
-        Request::Probe { not_older_than } => {
-            query.add("resourceVersion", not_older_than);
-            query.add("resourceVersionMatch", "NotOlderThan");
-            query.add("limit", "1");
-        }
-    }
-    query.0
-}
-
-struct Query(String);
-
-impl Query {
-    /// Adds one parameter unless its value is empty, percent-encoded (RFC 3986, section 2.3).
-    fn add(&mut self, name: &str, value: &str) {
-        if value.is_empty() {
-            return;
-        }
-        if !self.0.ends_with('?') {
-            self.0.push('&');
-        }
-        self.0.push_str(name);
-        self.0.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                self.0.push(char::from(byte));
-            } else {
-                self.0.push_str(&format!("%{byte:02X}"));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn watch() -> Watch {
-        Watch {
-            resource: "services",
-            path: "/api/v1/services",
-            label_selector: "!service.kubernetes.io/service-proxy-name",
-            field_selector: "spec.clusterIP!=None".to_owned(),
-        }
-    }
-
-    const SELECTORS: &str = "/api/v1/services?labelSelector=%21service.kubernetes.io%2Fservice-proxy-name\
-        &fieldSelector=spec.clusterIP%21%3DNone";
-
-    #[test]
-    fn k1_k14_versions_limits_and_tokens_are_never_mixed() {
-        let lasts = Duration::from_secs(300);
-        let cases = [
-            (
-                Request::Stream { not_older_than: None },
-                "&watch=1&sendInitialEvents=true&allowWatchBookmarks=true\
-                 &resourceVersionMatch=NotOlderThan&timeoutSeconds=300",
-            ),
-            (
-                Request::Watch { from: "7".to_owned() },
-                "&watch=1&allowWatchBookmarks=true&resourceVersion=7&timeoutSeconds=300",
-            ),
-            (
-                Request::List { not_older_than: None, limit: Some(500), continue_token: None },
-                "&limit=500",
-            ),
-            (
-                Request::List {
-                    not_older_than: Some("7".to_owned()),
-                    limit: None,
-                    continue_token: None,
-                },
-                "&resourceVersion=7&resourceVersionMatch=NotOlderThan",
-            ),
-            (
-                Request::List {
-                    not_older_than: None,
-                    limit: Some(500),
-                    continue_token: Some("a+/=".to_owned()),
-                },
-                "&limit=500&continue=a%2B%2F%3D",
-            ),
-            (
-                Request::Probe { not_older_than: "7".to_owned() },
-                "&resourceVersion=7&resourceVersionMatch=NotOlderThan&limit=1",
-            ),
-        ];
-        for (request, expected) in cases {
-            assert_eq!(uri(&watch(), &request, lasts), format!("{SELECTORS}{expected}"));
-        }
     }
 }

@@ -1,12 +1,13 @@
 //! Watches on the Kubernetes API: what the agent knows of the cluster, object by object.
 //!
 //! [`cursor`] decides what to ask the server next (pure, one test per K rule), [`driver`] asks
-//! and reads, [`lines`] frames the answer, [`object`] decodes it, [`known`] turns a list into
+//! and reads with `ask`, [`lines`] frames the answer, [`object`] decodes it, [`known`] turns a list into
 //! changes. kube's own `runtime::watcher` is not used: it repeats a watch for ever that the server
 //! refuses with HTTP 410, loops without a pause when a stream ends at once, fails a whole list for
 //! one object that it cannot decode, waits for ever for the end of the initial events, and does
 //! not notice a server that went back in time.
 
+mod ask;
 pub mod client;
 pub mod cursor;
 pub mod driver;
@@ -14,6 +15,7 @@ pub mod known;
 pub mod lines;
 pub mod object;
 
+pub use ask::Watch;
 pub use client::{ApiAccess, ClientError};
 pub use cursor::Timing;
-pub use driver::{Update, Watch, Watcher, WatcherReport};
+pub use driver::{Update, Watcher, WatcherReport};

@@ -22,6 +22,8 @@ pub(crate) struct Record {
     pub(crate) fail_opens: usize,
     /// So many calls of `sync` fail.
     pub(crate) fail_syncs: usize,
+    /// So many calls of `maintain` fail.
+    pub(crate) fail_upkeep: usize,
     /// Each sync takes so long.
     pub(crate) sync_takes: Duration,
     /// Local pods that are not found behind an interface.
@@ -90,7 +92,12 @@ impl Plane for Recording {
     }
 
     fn maintain(&mut self, _budget: usize) -> Result<(), PlaneError> {
-        self.0.record().maintained += 1;
+        let mut record = self.0.record();
+        record.maintained += 1;
+        if record.fail_upkeep > 0 {
+            record.fail_upkeep -= 1;
+            return Err(PlaneError("maintain: told to fail".to_owned()));
+        }
         Ok(())
     }
 

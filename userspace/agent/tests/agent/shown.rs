@@ -104,6 +104,24 @@ async fn commands_show_what_the_agent_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fault_in_looking_after_flows_shows_until_it_is_over() {
+    let mut rig = Rig::new();
+    rig.recorder.record().fail_upkeep = 2;
+    rig.start();
+    let upkeep = async |rig: &Rig| {
+        let status = sluice(rig, &["status", "--json"]).await;
+        let view: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+        view["upkeep_error"].clone()
+    };
+    // The second failure: the first is published by then, the next success a second away.
+    rig.eventually("it fails", |rig| (rig.recorder.record().maintained == 2).then_some(())).await;
+    assert_eq!(upkeep(&rig).await, json!("maintain: told to fail"));
+    rig.eventually("it works", |rig| (rig.recorder.record().maintained > 3).then_some(())).await;
+    assert_eq!(upkeep(&rig).await, Value::Null);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_is_status_2() {
     let rig = Rig::new();
     for arguments in [&["agent", "--run-firewall"][..], &["doctor"], &["status", "--nonsense"]] {
