@@ -102,7 +102,13 @@ impl Controllers {
     fn resync(&mut self) {
         let types = self.types;
         let (services, nodes, namespaces, orphans) = self.shared.store.with(|state| {
-            let services: Vec<Key> = state.all(types.services).map(|(k, _)| k.clone()).collect();
+            // To a controller that starts, a Service's creation is why it looks at it.
+            let services: Vec<(Key, Option<String>)> = state
+                .all(types.services)
+                .map(|(k, s)| {
+                    (k.clone(), Some(str_at(s, "/metadata/creationTimestamp").to_owned()))
+                })
+                .collect();
             let uids: BTreeSet<String> = state
                 .all(types.services)
                 .map(|(_, s)| str_at(s, "/metadata/uid").to_owned())
@@ -113,7 +119,7 @@ impl Controllers {
             let names = |r| state.all(r).map(|(k, _)| k.clone()).collect::<Vec<Key>>();
             (services, names(types.nodes), names(types.namespaces), orphans)
         });
-        self.dirty.extend(services.into_iter().map(|key| (key, None)));
+        self.dirty.extend(services);
         let at = Instant::now() + self.shared.options.garbage_delay;
         self.garbage.extend(orphans.into_iter().map(|uid| (at, uid)));
         nodes.iter().for_each(|key| self.node(key));

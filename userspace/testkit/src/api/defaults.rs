@@ -177,7 +177,7 @@ pub(crate) fn reset_status(resource: &Resource, value: &mut Value) {
 pub(crate) fn bookmark(resource: &Resource, rv: u64, initial_end: bool) -> Value {
     let mut metadata = json!({"resourceVersion": rv.to_string()});
     if initial_end {
-        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        set(&mut metadata, &["annotations"], json!({"k8s.io/initial-events-end": "true"}));
     }
     let mut value = match resource.plural {
         "services" => json!({"spec": {}, "status": {"loadBalancer": {}}}),
@@ -198,7 +198,7 @@ pub(crate) fn bookmark(resource: &Resource, rv: u64, initial_end: bool) -> Value
         }),
         _ => json!({}),
     };
-    value["metadata"] = metadata;
+    set(&mut value, &["metadata"], metadata);
     value
 }
 
@@ -206,7 +206,7 @@ fn node_zero(node: &mut Value) {
     let mut filled = json!({});
     self::node(&mut filled, false);
     if let Some(status) = remove(&mut filled, &["status"]) {
-        node["status"] = status;
+        set(node, &["status"], status);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::json::set;
 use super::resource::{RESOURCES, Resource};
 
 /// The version this server behaves like.
@@ -73,15 +74,14 @@ fn aggregated(core: bool) -> Value {
                         "verbs": verbs(false), "shortNames": r.short,
                     });
                     if r.status {
-                        entry["subresources"] =
-                            json!([{"subresource": "status", "responseKind": kind, "verbs": verbs(true)}]);
+                        set(&mut entry, &["subresources"], json!([{"subresource": "status", "responseKind": kind, "verbs": verbs(true)}]));
                     }
                     entry
                 })
                 .collect();
             let mut metadata = json!({"creationTimestamp": null});
             if !name.is_empty() {
-                metadata["name"] = name.into();
+                set(&mut metadata, &["name"], name);
             }
             let version = json!({"version": version, "resources": resources, "freshness": "Current"});
             json!({"metadata": metadata, "versions": [version]})
@@ -118,8 +118,8 @@ pub(crate) fn answer(path: &[&str], accept: &str) -> Option<(Value, &'static str
         ["apis", name] => {
             let (name, version) = groups().into_iter().find(|(g, _)| !g.is_empty() && g == name)?;
             let mut value = group(name, version);
-            value["kind"] = "APIGroup".into();
-            value["apiVersion"] = "v1".into();
+            set(&mut value, &["kind"], "APIGroup");
+            set(&mut value, &["apiVersion"], "v1");
             value
         }
         ["apis", name, version] if !name.is_empty() => resource_list(name, version)?,

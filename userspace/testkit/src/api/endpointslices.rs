@@ -93,7 +93,7 @@ fn resolved_ports(service: &Value, pod: &Value) -> Vec<Value> {
         let mut resolved =
             json!({"name": str_at(port, "/name"), "port": number, "protocol": protocol});
         if let Some(app) = port.get("appProtocol") {
-            resolved["appProtocol"] = app.clone();
+            set(&mut resolved, &["appProtocol"], app.clone());
         }
         ports.push(resolved);
     }
@@ -118,28 +118,28 @@ fn endpoint(input: &Input<'_>, pod: &Value, address: String) -> Value {
     let node = str_at(pod, "/spec/nodeName");
     let zone = input.nodes.get(node).map_or("", String::as_str);
     if !node.is_empty() {
-        endpoint["nodeName"] = node.into();
+        set(&mut endpoint, &["nodeName"], node);
     }
     if !zone.is_empty() {
-        endpoint["zone"] = zone.into();
+        set(&mut endpoint, &["zone"], zone);
     }
     let hostname = str_at(pod, "/spec/hostname");
     if !hostname.is_empty()
         && str_at(pod, "/spec/subdomain") == str_at(input.service, "/metadata/name")
     {
-        endpoint["hostname"] = hostname.into();
+        set(&mut endpoint, &["hostname"], hostname);
     }
     if ready {
         let distribution = str_at(input.service, "/spec/trafficDistribution");
         let mut hints = json!({});
         if !distribution.is_empty() && !zone.is_empty() {
-            hints["forZones"] = json!([{"name": zone}]);
+            set(&mut hints, &["forZones"], json!([{"name": zone}]));
         }
         if distribution == "PreferSameNode" && !node.is_empty() {
-            hints["forNodes"] = json!([{"name": node}]);
+            set(&mut hints, &["forNodes"], json!([{"name": node}]));
         }
         if hints.as_object().is_some_and(|h| !h.is_empty()) {
-            endpoint["hints"] = hints;
+            set(&mut endpoint, &["hints"], hints);
         }
     }
     endpoint

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::json::set;
 use super::resource::Resource;
 
 /// A refusal: an HTTP status and the Kubernetes `Status` that goes with it.
@@ -79,7 +80,7 @@ impl FieldError {
 fn about(resource: &Resource, name: &str) -> Value {
     let mut details = json!({"name": name, "kind": resource.plural});
     if !resource.group.is_empty() {
-        details["group"] = resource.group.into();
+        set(&mut details, &["group"], resource.group);
     }
     details
 }
@@ -158,7 +159,7 @@ impl ApiError {
             .collect();
         error.details = json!({"name": name, "kind": resource.kind, "causes": causes});
         if !resource.group.is_empty() {
-            error.details["group"] = resource.group.into();
+            set(&mut error.details, &["group"], resource.group);
         }
         error
     }
@@ -195,10 +196,10 @@ impl ApiError {
             "message": self.message, "reason": self.reason, "code": self.code,
         });
         if let Some(next) = &self.next {
-            status["metadata"]["continue"] = next.clone().into();
+            set(&mut status, &["metadata", "continue"], next.clone());
         }
         if !self.details.is_null() {
-            status["details"] = self.details.clone();
+            set(&mut status, &["details"], self.details.clone());
         }
         status
     }

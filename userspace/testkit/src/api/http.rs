@@ -7,8 +7,6 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::delete::{self, Deleted};
 use super::discovery;
@@ -273,10 +271,9 @@ fn watch(
         query,
         form,
     )?;
-    let (out, body) = mpsc::channel(64);
-    let lines = Lines::new(out, &faults);
+    let (lines, body) = Lines::new(&faults);
     tokio::spawn(watch.run(Arc::clone(shared), faults, lines));
-    Ok(json_response(200, "application/json", Body::from_stream(ReceiverStream::new(body))))
+    Ok(json_response(200, "application/json", body))
 }
 
 fn manager(query: &Query, headers: &HeaderMap, kind: Option<Kind>) -> String {
@@ -360,10 +357,11 @@ fn write(
                     format!("the body of the request was in an unknown format: {content_type}");
                 ApiError::new(415, "UnsupportedMediaType", message)
             })?;
-            let (object, created) = shared
+            let written = shared
                 .store
                 .with(|state| write::patch(state, resource, &key, kind, &value, &options))?;
-            Ok(answer(if created { 201 } else { 200 }, &object))
+            let code = if written.created { 201 } else { 200 };
+            Ok(warn(answer(code, &written.object), &written.warnings))
         }
         ("DELETE", Some(name), _) => {
             let grace = query.number("gracePeriodSeconds")?;

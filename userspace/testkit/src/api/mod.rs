@@ -15,6 +15,7 @@
 //! ```
 
 mod allocate;
+mod apply;
 mod bootstrap;
 pub mod command;
 mod controllers;
@@ -26,6 +27,7 @@ mod discovery;
 mod endpointslices;
 mod error;
 mod faults;
+mod fieldset;
 mod http;
 mod json;
 mod list;

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::json::set;
 use super::list::Page;
 use super::resource::Resource;
 use super::{convert, table};
@@ -75,10 +76,10 @@ impl Form {
     pub(crate) fn list(self, resource: &'static Resource, page: &Page) -> Vec<u8> {
         let mut metadata = json!({"resourceVersion": page.rv.to_string()});
         if let Some(next) = &page.next {
-            metadata["continue"] = next.clone().into();
+            set(&mut metadata, &["continue"], next.clone());
         }
         if let Some(remaining) = page.remaining {
-            metadata["remainingItemCount"] = remaining.into();
+            set(&mut metadata, &["remainingItemCount"], remaining);
         }
         let (kind, version) = match self {
             Self::Table => {

@@ -160,7 +160,9 @@ fn drop_by_type(value: &mut Value, old: &Value) {
                 remove(value, &["spec", gone]);
             }
         }
-        set(value, &["status", "loadBalancer"], json!({}));
+        if str_at(old, "/spec/type") == "LoadBalancer" {
+            set(value, &["status", "loadBalancer"], json!({}));
+        }
     }
     let health = kind == "LoadBalancer" && str_at(value, "/spec/externalTrafficPolicy") == "Local";
     if !health && same(value, "/spec/healthCheckNodePort") {
@@ -333,48 +335,44 @@ fn node_ports(state: &State, key: &Key, value: &mut Value, problems: &mut Vec<Fi
     let range = state.ranges.node_ports;
     let taken = |port: u16, protocol: &str| state.claims.port_taken(port, protocol, key);
     if uses_node_ports(value) {
-        let given: Vec<_> = array_at(value, "/spec/ports").to_vec();
-        chosen.extend(
-            given
-                .iter()
-                .map(|p| (port_number(p.get("nodePort")), str_at(p, "/protocol").to_owned()))
-                .filter(|p| p.0 != 0),
-        );
-        for (at, port) in items_mut(value, "/spec/ports").enumerate() {
-            let (field, protocol) =
-                (format!("spec.ports[{at}].nodePort"), str_at(port, "/protocol").to_owned());
+        // Node port of each service port so far: one number serves both protocols of a port.
+        let mut twins: Vec<(Value, u16)> = Vec::new();
+        for port in array_at(value, "/spec/ports") {
             let number = port_number(port.get("nodePort"));
-            if number != 0 && taken(number, &protocol) {
-                problems.push(FieldError::invalid(
-                    field,
-                    &json!(number),
-                    "provided port is already allocated",
-                ));
-            } else if number != 0 && !(range.0..=range.1).contains(&number) {
-                let message = format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    range.0, range.1
-                );
-                problems.push(FieldError::invalid(field, &json!(number), &message));
-            } else if number == 0 {
-                // One number serves a port that has two protocols.
-                let twin = given
-                    .iter()
-                    .find(|o| o.get("port") == port.get("port"))
-                    .map_or(0, |o| port_number(o.get("nodePort")));
-                let earlier = chosen
-                    .iter()
-                    .find(|(p, proto)| *p == twin && *proto != protocol && !taken(*p, &protocol));
-                let free = earlier.map(|(p, _)| *p).or_else(|| {
-                    state.claims.free_port(range, &protocol, &chosen, &mut rand::rng())
-                });
-                match free {
-                    Some(free) => {
-                        set(port, &["nodePort"], free);
-                        chosen.push((free, protocol));
-                    }
-                    None => problems.push(FieldError::invalid(field, &json!(0), "range is full")),
+            if number != 0 {
+                chosen.push((number, str_at(port, "/protocol").to_owned()));
+                twins.push((port.get("port").cloned().unwrap_or_default(), number));
+            }
+        }
+        for (at, port) in items_mut(value, "/spec/ports").enumerate() {
+            let field = format!("spec.ports[{at}].nodePort");
+            let protocol = str_at(port, "/protocol").to_owned();
+            let number = port_number(port.get("nodePort"));
+            if number != 0 {
+                if taken(number, &protocol) {
+                    let message = "provided port is already allocated";
+                    problems.push(FieldError::invalid(field, &json!(number), message));
+                } else if !(range.0..=range.1).contains(&number) {
+                    let message = format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        range.0, range.1
+                    );
+                    problems.push(FieldError::invalid(field, &json!(number), &message));
                 }
+                continue;
+            }
+            let own = port.get("port").cloned().unwrap_or_default();
+            let fits = |n: u16| !taken(n, &protocol) && !chosen.contains(&(n, protocol.clone()));
+            let twin = twins.iter().find(|(p, n)| *p == own && fits(*n)).map(|(_, n)| *n);
+            let free = twin
+                .or_else(|| state.claims.free_port(range, &protocol, &chosen, &mut rand::rng()));
+            match free {
+                Some(free) => {
+                    set(port, &["nodePort"], free);
+                    chosen.push((free, protocol));
+                    twins.push((own, free));
+                }
+                None => problems.push(FieldError::invalid(field, &json!(0), "range is full")),
             }
         }
     }

@@ -168,7 +168,7 @@ impl Store {
         let key = Key::new(namespace, name);
         let kind = super::patch::Kind::Merge;
         self.with(|state| write::patch(state, resource, &key, kind, patch, &options))
-            .map(|(stored, _)| (*stored).clone())
+            .map(|written| (*written.object).clone())
     }
 
     /// Removes an object at once, whatever its finalizers and grace; true if there was one.

@@ -2,14 +2,20 @@
 
 use std::io;
 use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::body::Body;
 use bytes::Bytes;
+use futures::{StreamExt, future, stream};
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::ApiError;
 use super::faults::Fault;
+use super::json::set;
 use super::resource::Resource;
 use super::{convert, defaults};
 
@@ -28,6 +34,8 @@ pub(crate) enum Closed {
 #[derive(Debug)]
 pub(crate) struct Lines {
     out: mpsc::Sender<io::Result<Bytes>>,
+    /// Set when the stream ends as it should; else the connection breaks with it.
+    complete: Arc<AtomicBool>,
     sent: usize,
     end_after: Option<usize>,
     cut_after: Option<usize>,
@@ -41,10 +49,21 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(out: mpsc::Sender<io::Result<Bytes>>, faults: &[Fault]) -> Self {
+    /// A writer, and the body it writes.
+    pub(crate) fn new(faults: &[Fault]) -> (Self, Body) {
+        let (out, written) = mpsc::channel(64);
+        let complete = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&complete);
+        // A writer that is gone without a word went down with the server.
+        let end = stream::once(future::ready(())).filter_map(move |()| {
+            let cut = !ended.load(Ordering::Acquire);
+            future::ready(cut.then(|| Err(io::Error::from(io::ErrorKind::ConnectionReset))))
+        });
+        let body = Body::from_stream(ReceiverStream::new(written).chain(end));
         let number = |pick: fn(&Fault) -> Option<usize>| faults.iter().find_map(pick);
-        Self {
+        let lines = Self {
             out,
+            complete,
             sent: 0,
             end_after: number(|f| if let Fault::EndAfter(n) = f { Some(*n) } else { None }),
             cut_after: number(|f| if let Fault::CutAfter(n) = f { Some(*n) } else { None }),
@@ -55,7 +74,8 @@ impl Lines {
             unknown: faults.contains(&Fault::UnknownEventType),
             undecodable: faults.contains(&Fault::Undecodable),
             held: Vec::new(),
-        }
+        };
+        (lines, body)
     }
 
     /// Waits until the client has gone.
@@ -89,7 +109,7 @@ impl Lines {
         self.line(&line).await?;
         if self.duplicate && kind != "DELETED" {
             let mut again = line;
-            again["type"] = "ADDED".into();
+            set(&mut again, &["type"], "ADDED");
             self.line(&again).await?;
         }
         self.sent += 1;
@@ -152,6 +172,7 @@ impl Lines {
 
     /// Ends the stream.
     pub(crate) async fn finish(mut self, ended: Closed) {
+        self.complete.store(!matches!(ended, Closed::Break), Ordering::Release);
         match ended {
             Closed::Eof => {
                 let _ = self.flush().await;
@@ -173,13 +194,10 @@ impl Lines {
 
 /// Makes an object that no typed client can decode, though it is JSON (K11).
 pub(crate) fn spoil(object: &mut Value) {
-    for (key, wrong) in
-        [("metadata", json!("not metadata")), ("spec", json!(17)), ("endpoints", json!("none"))]
-    {
-        if object.get(key).is_some() && key != "metadata" {
-            object[key] = wrong;
-            return;
-        }
-    }
-    object["metadata"] = json!("not metadata");
+    let (key, wrong) = match object {
+        Value::Object(map) if map.contains_key("spec") => ("spec", json!(17)),
+        Value::Object(map) if map.contains_key("endpoints") => ("endpoints", json!("none")),
+        _ => ("metadata", json!("not metadata")),
+    };
+    set(object, &[key], wrong);
 }

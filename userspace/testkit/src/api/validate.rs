@@ -15,12 +15,11 @@ type Problems = Vec<FieldError>;
 /// Letters, digits and dashes, at most 63 (RFC 1123); `letter_first` is the older RFC 1035 form.
 fn is_label(text: &str, letter_first: bool) -> bool {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty()
-        && text.len() <= 63
+    let first = |c: char| c != '-' && !(letter_first && c.is_ascii_digit());
+    (1..=63).contains(&text.len())
         && text.chars().all(good)
-        && !text.starts_with('-')
+        && text.starts_with(first)
         && !text.ends_with('-')
-        && !(letter_first && text.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn is_subdomain(text: &str) -> bool {
@@ -170,7 +169,7 @@ fn service(value: &Value, old: Option<&Value>, problems: &mut Problems) {
     for (at, range) in strings(value, "/spec/loadBalancerSourceRanges").iter().enumerate() {
         // Blanks around it are let in, and stay.
         let parsed: Option<IpNet> = range.trim().parse().ok();
-        if !parsed.is_some_and(|net| net.trunc() == net) {
+        if parsed.is_none_or(|net| net.trunc() != net) {
             let field = format!("spec.loadBalancerSourceRanges[{at}]");
             problems.push(FieldError::invalid(field, &json!(range), "must be a valid CIDR value"));
         }

@@ -120,7 +120,7 @@ impl Watch {
         let mut endings = shared.faults.endings();
         let work = self.follow(&shared, &faults, &mut lines);
         let ended = tokio::select! {
-            result = work => result.err().unwrap_or(Closed::Eof),
+            biased;
             ending = async {
                 loop {
                     match endings.recv().await {
@@ -135,6 +135,7 @@ impl Watch {
                 Ending::Gone => Closed::Error(ApiError::expired(0, shared.store.version())),
                 Ending::InternalError => Closed::Error(ApiError::new(500, "InternalError", "an error on the server")),
             },
+            result = work => result.err().unwrap_or(Closed::Eof),
         };
         lines.finish(ended).await;
     }
@@ -170,13 +171,8 @@ impl Watch {
         let mut last_mark = Some(deadline - Duration::from_secs(2).min(self.lasts / 2));
         loop {
             versions.mark_unchanged();
-            let (changes, now, reached) = shared.store.with(|state| {
-                (
-                    state.changes(self.resource.table, cursor),
-                    state.rv(),
-                    state.reached(self.resource.table),
-                )
-            });
+            let (changes, now) =
+                shared.store.with(|state| (state.changes(self.resource.table, cursor), state.rv()));
             let Some(changes) = changes else {
                 let oldest = shared.store.with(|state| state.oldest());
                 return Err(Closed::Error(ApiError::expired(cursor, oldest)));
@@ -201,8 +197,10 @@ impl Watch {
                         last_mark = None;
                     }
                     next_mark = time + shared.options.bookmark_interval;
+                    let (version, reached) =
+                        shared.store.with(|state| (state.rv(), state.reached(self.resource.table)));
                     // A change that came meanwhile goes first.
-                    if bookmarks && reached > marked && shared.store.version() == now {
+                    if bookmarks && reached > marked && version == now {
                         marked = reached;
                         lines.bookmark(self.resource, reached, false).await?;
                     }

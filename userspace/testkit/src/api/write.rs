@@ -10,7 +10,7 @@ use super::ownership;
 use super::patch::{self, Kind};
 use super::resource::Resource;
 use super::store::{Key, State};
-use super::{convert, decode, defaults, service, validate};
+use super::{apply, convert, decode, defaults, service, validate};
 
 /// What a client said about a write, beside the object.
 #[derive(Clone, Debug, Default)]
@@ -241,7 +241,7 @@ pub(crate) fn replace(
     Ok(Written { object, created: false, warnings })
 }
 
-/// Patches an object; true in the pair if an apply created it.
+/// Patches an object, or creates it if the patch is an apply.
 ///
 /// # Errors
 /// 400, 404, 409, 422.
@@ -252,9 +252,9 @@ pub(crate) fn patch(
     kind: Kind,
     body: &Value,
     options: &WriteOptions,
-) -> Result<(Arc<Value>, bool), ApiError> {
+) -> Result<Written, ApiError> {
     if kind == Kind::Apply {
-        return ownership::apply(state, resource, key, body, options);
+        return apply::apply(state, resource, key, body, options);
     }
     let old = state.get(resource, key).ok_or_else(|| ApiError::not_found(resource, &key.name))?;
     // The client patches the form it sees.
@@ -268,8 +268,9 @@ pub(crate) fn patch(
         Kind::Json => patch::json_patch(&mut value, body)?,
         Kind::Apply => {}
     }
-    decoded(resource, &mut value, &WriteOptions { strict: false, ..options.clone() })?;
-    update(state, resource, key, &old, value, options).map(|object| (object, false))
+    let warnings = decoded(resource, &mut value, options)?;
+    let object = update(state, resource, key, &old, value, options)?;
+    Ok(Written { object, created: false, warnings })
 }
 
 /// Puts a changed object in the place of the old one: what may not change is kept, and a write that
