@@ -343,7 +343,7 @@ fn reconcile(state: &mut State, types: Types, key: &Key, trigger: Option<&str>) 
 
 /// Keeps default/kubernetes and its slice in place.
 async fn own_service(shared: Arc<Shared>, address: SocketAddr) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    let mut ticks = tokio::time::interval(Duration::from_secs(2));
     loop {
         ticks.tick().await;
         shared.store.with(|state| {

@@ -27,6 +27,11 @@ fn verbs(status: bool) -> Value {
     }
 }
 
+/// What `kubectl get all` shows.
+fn categories(resource: &Resource) -> &'static [&'static str] {
+    if matches!(resource.plural, "pods" | "services") { &["all"] } else { &[] }
+}
+
 fn group_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
@@ -36,7 +41,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
     for r in RESOURCES.iter().filter(|r| r.group == group && r.version == version) {
         entries.push(json!({
             "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind,
-            "verbs": verbs(false), "shortNames": r.short,
+            "verbs": verbs(false), "shortNames": r.short, "categories": categories(r),
         }));
         if r.status {
             entries.push(json!({
@@ -71,7 +76,7 @@ fn aggregated(core: bool) -> Value {
                     let mut entry = json!({
                         "resource": r.plural, "responseKind": kind, "singularResource": r.singular,
                         "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
-                        "verbs": verbs(false), "shortNames": r.short,
+                        "verbs": verbs(false), "shortNames": r.short, "categories": categories(r),
                     });
                     if r.status {
                         set(&mut entry, &["subresources"], json!([{"subresource": "status", "responseKind": kind, "verbs": verbs(true)}]));

@@ -254,7 +254,7 @@ fn slices_stay_without_a_selector_and_for_a_while_after_the_service() {
 }
 
 #[test]
-fn hands_off_a_slice_edited_by_hand_is_put_right_and_a_deleted_one_made_anew() {
+fn a_slice_edited_by_hand_is_put_right_and_a_deleted_one_made_anew() {
     let server = server();
     node(&server, "n1", "za");
     web(&server);

@@ -263,4 +263,6 @@ fn k33_the_clusters_own_objects_are_there_and_come_back() {
         (&json!("10.96.0.1"), None)
     );
     assert_eq!(own["metadata"]["labels"]["component"], "apiserver");
+    assert!(server.store().delete("services", "default", "kubernetes"));
+    eventually("put back", || server.store().get("services", "default", "kubernetes"));
 }

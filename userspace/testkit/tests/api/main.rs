@@ -4,6 +4,7 @@
 // Everything here is test code, also what stands outside of #[test] functions.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod command;
 mod controllers;
 mod defaults;
 mod faults;

@@ -302,3 +302,36 @@ fn k32_a_watch_of_the_future_is_silent_until_the_store_has_passed_it() {
     let far = server.store().version() + 100;
     assert_eq!(get(&server, &format!("{SERVICES}?resourceVersion={far}")).code, 504);
 }
+
+/// What a big cluster asks: 1,000 slices of 100 endpoints listed and followed through a burst.
+#[test]
+fn k7_k18_a_hundred_thousand_endpoints_are_listed_and_a_burst_reaches_a_slow_reader_whole() {
+    let server = still_server();
+    for at in 0..1000 {
+        let addresses: Vec<String> =
+            (0..100).map(|n| format!("10.{}.{}.{n}", at / 250, at % 250)).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        server.store().apply_unchecked(slice(&format!("s{at}"), "a", &addresses)).expect("apply");
+    }
+    let list = get(&server, SLICES).body;
+    let count: usize = list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .filter_map(|s| s["endpoints"].as_array())
+        .map(Vec::len)
+        .sum();
+    assert_eq!(count, 100_000);
+    let from = list["metadata"]["resourceVersion"].as_str().expect("version");
+    let mut stream = watch(&server, &format!("{SLICES}?watch=1&resourceVersion={from}"));
+    for at in 0..1000 {
+        let patch = json!({"metadata": {"annotations": {"n": at.to_string()}}});
+        server
+            .store()
+            .merge("endpointslices", "default", &format!("s{at}"), "", &patch)
+            .expect("merge");
+    }
+    for at in 0..1000 {
+        assert_eq!(stream.brief(), ("MODIFIED".into(), format!("s{at}")));
+    }
+}
