@@ -1,6 +1,7 @@
 //! Everything a contributor runs, as `cargo xtask VERB`. One file per verb; each installs what it
 //! lacks and says what and why.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -44,6 +45,9 @@ enum Verb {
     Demo(demo::Options),
     /// Run every test this machine can run; the last line says how many passed
     Test(test::Options),
+    /// Measure; reports lie under target/bench/
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run a command of this checkout in a virtual machine with one of Debian's kernels
     Vm {
         #[command(flatten)]
@@ -72,6 +76,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Verb::Build => build::run(&repo)?,
         Verb::Demo(options) => return demo::run(&repo, &options),
         Verb::Test(options) => return test::run(&repo, options),
+        Verb::Bench(bench) => return bench::run(&repo, &bench),
         Verb::Vm { options, command } => return vm::run(&repo, &options, &command),
     }
     Ok(ExitCode::SUCCESS)

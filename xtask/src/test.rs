@@ -50,11 +50,11 @@ pub(crate) fn run(repo: &Repo, options: Options) -> Result<ExitCode> {
         record.skip("setup", &format!("{error:#}"));
     }
     if let Some(kernel) = options.kernel {
-        let binaries = binaries::build(repo, KERNEL_FACING)?;
+        let binaries = built(repo, KERNEL_FACING, &mut record)?;
         machine(repo, kernel, &binaries, &mut record);
     } else {
         source(repo, &mut record);
-        let binaries = binaries::build(repo, &[])?;
+        let binaries = built(repo, &[], &mut record)?;
         for binary in &binaries {
             on_host(repo, binary, &mut record);
         }
@@ -74,6 +74,15 @@ pub(crate) fn run(repo: &Repo, options: Options) -> Result<ExitCode> {
     }
     let failed = record.close();
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The test binaries of `packages`; that some could not be built is a failure, but the others run.
+fn built(repo: &Repo, packages: &[&str], record: &mut Record) -> Result<Vec<Binary>> {
+    let (binaries, all) = binaries::build(repo, packages)?;
+    if !all {
+        record.fail("building the tests", "see the compiler's messages above");
+    }
+    Ok(binaries)
 }
 
 fn logs(repo: &Repo) -> PathBuf {

@@ -3,12 +3,12 @@
 //! The guest sees this machine's whole file system: read-only by 9p, under an overlay whose writes
 //! stay in the guest's memory. Only `target/vm/out` is shared for writing.
 
+mod image;
 mod initrd;
 mod kernel;
 mod machine;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -71,17 +71,17 @@ pub(crate) fn start(repo: &Repo, options: &Options, command: &[String]) -> Resul
     if command.is_empty() {
         bail!("no command: cargo xtask vm --kernel 5.10 -- COMMAND...");
     }
-    let (tree, initrd) = prepare(repo, options.kernel)?;
-    Machine { repo, options, tree: &tree, initrd: &initrd }.start(command)
+    let tree = prepare(repo, options.kernel)?;
+    let image = image::bootable(&tree)?;
+    let initrd = initrd::pack(&tree)?;
+    Machine { repo, options, tree: &tree, image: &image, initrd: &initrd }.start(command)
 }
 
-/// Makes sure of QEMU, the kernel and its initrd.
+/// Makes sure of QEMU and the kernel.
 ///
 /// # Errors
 /// When they can't be had here.
-pub(crate) fn prepare(repo: &Repo, kernel: Kernel) -> Result<(Tree, PathBuf)> {
+pub(crate) fn prepare(repo: &Repo, kernel: Kernel) -> Result<Tree> {
     packages::ensure(MACHINE)?;
-    let tree = kernel::fetch(repo, kernel)?;
-    let initrd = initrd::pack(&tree)?;
-    Ok((tree, initrd))
+    kernel::fetch(repo, kernel)
 }

@@ -32,6 +32,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) options: &'a Options,
     /// The kernel.
     pub(crate) tree: &'a Tree,
+    /// Its bootable image.
+    pub(crate) image: &'a Path,
     /// Its initrd.
     pub(crate) initrd: &'a Path,
 }
@@ -95,7 +97,16 @@ impl Machine<'_> {
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        qemu.args(["-nic", "none", "-cpu", "max", "-m", &options.mem.to_string()]);
+        qemu.args([
+            "-machine",
+            "q35",
+            "-nic",
+            "none",
+            "-cpu",
+            "max,la57=off",
+            "-m",
+            &options.mem.to_string(),
+        ]);
         if options.icount {
             // One instruction is one nanosecond, and a sleeping guest's clock jumps to its next timer.
             qemu.args(["-accel", "tcg,thread=single", "-smp", "1"]);
@@ -103,7 +114,7 @@ impl Machine<'_> {
         } else {
             qemu.args(["-accel", "tcg,thread=multi", "-smp", &options.smp.to_string()]);
         }
-        qemu.arg("-kernel").arg(self.tree.image()).arg("-initrd").arg(self.initrd);
+        qemu.arg("-kernel").arg(self.image).arg("-initrd").arg(self.initrd);
         qemu.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1"]);
         qemu.args(["-serial", &format!("file:{}", comma(&folder.join("console.log")))]);
         let share = |path: &Path, tag: &str, more: &str| {
