@@ -105,7 +105,7 @@ mod tests {
         image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].copy_from_slice(&9_u32.to_le_bytes());
         image[1040..1049].copy_from_slice(b"abcdesize");
         assert_eq!(payload(&image), Some(&b"abcde"[..]));
-        assert_eq!(payload(&image[..1048]), None);
+        assert_eq!(payload(&image[..1044]), None);
         image[0x202] = 0;
         assert_eq!(payload(&image), None);
         assert_eq!(payload(b"short"), None);
