@@ -59,8 +59,9 @@ use crate::api::Store;
 
 /// Where clusters keep their state, each in a folder of its own.
 pub const STATE_ROOT: &str = "/run/sluice-testkit";
-/// How long anything in a cluster may take; generous for emulated machines.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long anything in a cluster may take; generous: on an emulated machine the
+/// kernel checks an agent's programs for half a minute.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What kind of cluster.
 #[derive(Clone, Debug)]

@@ -135,7 +135,7 @@ impl<'a> Scene<'a> {
         let attempts = u64::try_from(expected.len() * 8).unwrap_or(u64::MAX);
         for (client, way) in self.clients().iter().flat_map(|client| WAYS.map(|way| (client, way)))
         {
-            let limit = Duration::from_secs(1);
+            let limit = Duration::from_secs(3);
             let plan =
                 Plan { timeout: limit, ..Plan::new(self.service(service, way)?, way.load(400)) };
             let names = expected.join(", ");

@@ -32,12 +32,12 @@ use self::exchange::{Connection, Flow};
 use crate::cluster::netns::Netns;
 
 /// Attempts that may be under way at once; past it the load waits, and the rate is not held.
-const MAX_UNDER_WAY: usize = 256;
+const MAX_UNDER_WAY: usize = 64;
 /// Pause before a broken stream is made anew.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// After this an attempt has failed. Longer than two SYN retransmissions (1 s + 2 s), which show
-/// as latency instead.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// as latency instead, and long enough for an emulated machine.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +180,7 @@ async fn drive(plan: Plan, notes: Arc<Recorder>, stopped: watch::Receiver<bool>)
 /// Attempts that are independent of one another, at a rate.
 async fn many(plan: Plan, per_s: u32, notes: &Arc<Recorder>, mut stopped: watch::Receiver<bool>) {
     let mut ticks = interval(Duration::from_secs(1) / per_s.max(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let slots = Arc::new(Semaphore::new(MAX_UNDER_WAY));
     for number in 0..plan.limit.unwrap_or(u64::MAX) {
         tokio::select! {
