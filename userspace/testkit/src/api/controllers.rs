@@ -1,7 +1,7 @@
 //! What kube-controller-manager does that a dataplane sees: EndpointSlices, ranges for nodes, the
 //! not-ready taint, the end of namespaces, garbage; and the API server's own Service (K33).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,8 +208,16 @@ impl Controllers {
 
     fn reconcile(&mut self) {
         let types = self.types;
-        for (key, trigger) in std::mem::take(&mut self.dirty) {
-            self.shared.store.with(|state| reconcile(state, types, &key, trigger.as_deref()));
+        let mut dirty = std::mem::take(&mut self.dirty).into_iter().peekable();
+        // In batches: what is indexed once serves many, and requests get their turn in between.
+        while dirty.peek().is_some() {
+            let batch: Vec<_> = dirty.by_ref().take(256).collect();
+            self.shared.store.with(|state| {
+                let view = View::of(state, types, &batch);
+                for (key, trigger) in batch {
+                    reconcile(state, types, &view, &key, trigger.as_deref());
+                }
+            });
         }
     }
 
@@ -307,7 +315,46 @@ fn free_range(
     None
 }
 
-fn reconcile(state: &mut State, types: Types, key: &Key, trigger: Option<&str>) {
+/// What a batch of Services is reconciled from, found by what it is asked for.
+struct View {
+    /// By namespace.
+    pods: HashMap<String, Vec<Arc<Value>>>,
+    /// This controller's slices, by their Service.
+    slices: HashMap<Key, Vec<Arc<Value>>>,
+    /// Every node's zone.
+    nodes: HashMap<String, String>,
+}
+
+impl View {
+    /// Only what these Services need: most batches are small.
+    fn of(state: &State, types: Types, batch: &[(Key, Option<String>)]) -> Self {
+        let services: HashSet<(&str, &str)> =
+            batch.iter().map(|(k, _)| (k.namespace.as_str(), k.name.as_str())).collect();
+        let mut pods: HashMap<String, Vec<Arc<Value>>> =
+            batch.iter().map(|(k, _)| (k.namespace.clone(), Vec::new())).collect();
+        for (key, pod) in state.all(types.pods) {
+            if let Some(pods) = pods.get_mut(&key.namespace) {
+                pods.push(Arc::clone(pod));
+            }
+        }
+        let mut slices: HashMap<Key, Vec<Arc<Value>>> = HashMap::new();
+        for (key, slice) in state.all(types.slices) {
+            let service = endpointslices::service_of(slice);
+            if services.contains(&(key.namespace.as_str(), service))
+                && endpointslices::is_ours(slice)
+            {
+                slices
+                    .entry(Key::new(&key.namespace, service))
+                    .or_default()
+                    .push(Arc::clone(slice));
+            }
+        }
+        let nodes = state.all(types.nodes).map(|(k, n)| (k.name.clone(), zone_of(n))).collect();
+        Self { pods, slices, nodes }
+    }
+}
+
+fn reconcile(state: &mut State, types: Types, view: &View, key: &Key, trigger: Option<&str>) {
     let Some(service) = state.get(types.services, key) else { return };
     if !endpointslices::manages(&service)
         || !str_at(&service, "/metadata/deletionTimestamp").is_empty()
@@ -315,20 +362,26 @@ fn reconcile(state: &mut State, types: Types, key: &Key, trigger: Option<&str>) 
         return;
     }
     let Some(selector) = map_at(&service, "/spec/selector") else { return };
-    let in_namespace = |resource| state.all(resource).filter(|(k, _)| k.namespace == key.namespace);
-    let pods: Vec<Arc<Value>> = in_namespace(types.pods)
-        .filter(|(_, p)| selects(selector, p))
-        .map(|(_, p)| Arc::clone(p))
+    let pods: Vec<Arc<Value>> = view
+        .pods
+        .get(&key.namespace)
+        .into_iter()
+        .flatten()
+        .filter(|p| selects(selector, p))
+        .cloned()
         .collect();
-    let slices: Vec<Arc<Value>> = in_namespace(types.slices)
-        .filter(|(_, s)| endpointslices::is_ours(s) && endpointslices::service_of(s) == key.name)
-        // Slices of an earlier Service of this name are garbage, not ours to use.
-        .filter(|(_, s)| owner(s).is_none_or(|uid| uid == str_at(&service, "/metadata/uid")))
-        .map(|(_, s)| Arc::clone(s))
+    // Slices of an earlier Service of this name are garbage, not ours to use.
+    let uid = str_at(&service, "/metadata/uid");
+    let slices: Vec<Arc<Value>> = view
+        .slices
+        .get(key)
+        .into_iter()
+        .flatten()
+        .filter(|s| owner(s).is_none_or(|o| o == uid))
+        .cloned()
         .collect();
-    let nodes: HashMap<String, String> =
-        state.all(types.nodes).map(|(k, n)| (k.name.clone(), zone_of(n))).collect();
-    let input = Input { service: &service, pods: &pods, nodes: &nodes, slices: &slices, trigger };
+    let nodes = &view.nodes;
+    let input = Input { service: &service, pods: &pods, nodes, slices: &slices, trigger };
     let plan = endpointslices::plan(&input);
     let options = as_manager("kube-controller-manager");
     for slice in plan.write {

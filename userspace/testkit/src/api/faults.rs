@@ -81,7 +81,39 @@ pub enum Fault {
     NoAnswer,
 }
 
-/// Which requests a fault strikes: all, unless told otherwise.
+impl Fault {
+    /// Whether the fault means anything to such a request; others do not use up its times.
+    fn concerns(&self, verb: Verb) -> bool {
+        let stream = matches!(verb, Verb::Watch | Verb::WatchList);
+        let list = matches!(verb, Verb::List | Verb::Continue);
+        match self {
+            Self::NoBookmarks
+            | Self::GoneInStream
+            | Self::EndAfter(_)
+            | Self::CutAfter(_)
+            | Self::Silent
+            | Self::DuplicateAdded
+            | Self::AddedAsModified
+            | Self::UnknownEventType
+            | Self::NoInitialEventsEnd
+            | Self::SplitChunks
+            | Self::JoinChunks => stream,
+            Self::RefuseWatchList => verb == Verb::WatchList,
+            Self::TooLargeVersion => list || verb == Verb::WatchList,
+            Self::ContinueExpired => verb == Verb::Continue,
+            Self::EmptyPage => verb == Verb::List,
+            Self::Shuffle | Self::EmptyList | Self::Undecodable | Self::Gone => stream || list,
+            Self::InternalError
+            | Self::TooManyRequests(_)
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::Slow(_)
+            | Self::NoAnswer => true,
+        }
+    }
+}
+
+/// Which requests a fault strikes: all it concerns, unless told otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
     resource: Option<String>,
@@ -203,7 +235,7 @@ impl Faults {
             let covered = scope.covers(resource, verb)
                 || verb == Verb::WatchList && scope.covers(resource, Verb::Watch)
                 || verb == Verb::Continue && scope.covers(resource, Verb::List);
-            if !covered {
+            if !covered || !fault.concerns(verb) {
                 continue;
             }
             if scope.skip > 0 {

@@ -95,7 +95,7 @@ impl Store {
             rv,
             tables: HashMap::new(),
             log: VecDeque::new(),
-            log_limit: 200_000,
+            log_limit: 20_000,
             oldest: rv,
             reached: HashMap::new(),
             claims: Claims::default(),
@@ -190,6 +190,14 @@ impl Store {
     pub fn list(&self, plural: &str) -> Vec<Arc<Value>> {
         Resource::by_plural(plural)
             .map_or_else(Vec::new, |r| self.lock().all(r).map(|(_, o)| Arc::clone(o)).collect())
+    }
+
+    /// How many changes the log keeps, 20,000 unless told; older ones are answered with 410.
+    pub fn keep_changes(&self, count: usize) {
+        self.with(|state| {
+            state.log_limit = count;
+            state.trim();
+        });
     }
 
     /// Forgets the log: every watch and exact version from before gets 410 (K5, K31).
@@ -335,6 +343,10 @@ impl State {
             Change { rv: self.rv, table: resource.table, key: key.clone(), after, before, undo };
         self.log.push_back(Arc::new(change));
         self.reached.insert(resource.table, self.rv);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
         while self.log.len() > self.log_limit {
             if let Some(dropped) = self.log.pop_front() {
                 self.oldest = dropped.rv;

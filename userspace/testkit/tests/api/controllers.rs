@@ -391,3 +391,40 @@ fn a_namespace_goes_with_what_is_in_it_but_waits_for_pods() {
         (get(&server, "/api/v1/namespaces/team").code == 404).then_some(())
     });
 }
+
+/// A rollout of everything at once must not take minutes, nor keep requests waiting.
+#[test]
+fn five_hundred_services_with_pods_get_their_slices_in_seconds() {
+    let server = server();
+    node(&server, "n1", "za");
+    for at in 0..500 {
+        server.store().apply(service(&format!("s{at}"))).expect("service");
+        if at % 10 == 0 {
+            let name = format!("p{at}");
+            server
+                .store()
+                .apply(json!({
+                    "apiVersion": "v1", "kind": "Pod",
+                    "metadata": {"name": name, "labels": {"app": format!("s{at}")}},
+                    "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+                    "status": {"phase": "Running", "podIP": format!("10.244.{}.{}", at / 250, at % 250)},
+                }))
+                .expect("pod");
+        }
+    }
+    let start = std::time::Instant::now();
+    loop {
+        let all = server.store().list("endpointslices");
+        let filled = all.iter().filter(|s| s["endpoints"].is_array()).count();
+        if all.len() >= 500 && filled == 50 {
+            break;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "{} slices, {filled} with endpoints",
+            all.len()
+        );
+        assert_eq!(get(&server, "/api/v1/namespaces/default").code, 200);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -39,6 +39,13 @@ fn faults_strike_in_their_scope_only_and_are_counted() {
         (server.count("services", Verb::List), server.count("services", Verb::Watch)),
         (4, 0)
     );
+    // A fault of streams is not used up by a list.
+    server.faults().inject(Fault::EndAfter(0), Scope::of("services").times(1));
+    assert_eq!(
+        (get(&server, SERVICES).code, server.faults().struck(&Fault::EndAfter(0))),
+        (200, 0)
+    );
+    assert_eq!(watch(&server, &from_now(&server)).next(), Next::Eof);
     server.faults().inject(Fault::InternalError, Scope::all());
     assert_eq!(get(&server, SLICES).code, 500);
     server.faults().clear();
