@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -88,9 +88,10 @@ impl Store {
     #[must_use]
     pub fn new(ranges: Ranges) -> Self {
         const EPOCH_2025_S: u64 = 1_735_689_600;
-        let now_s =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let rv = now_s.saturating_sub(EPOCH_2025_S) * 1000 + 1;
+        let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_2025_S);
+        // Microseconds: nobody writes faster than that, so the next process starts above this one.
+        let elapsed = SystemTime::now().duration_since(epoch).unwrap_or_default();
+        let rv = u64::try_from(elapsed.as_micros()).unwrap_or_default() + 1;
         let state = State {
             rv,
             tables: HashMap::new(),
