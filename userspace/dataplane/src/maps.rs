@@ -77,6 +77,12 @@ impl Maps {
         self.config.set(0, Plain(config), 0).map_err(|error| Error::map("CONFIG", "write", error))
     }
 
+    /// What the programs know of the node, also from an earlier run.
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        let config = self.config.get(&0, 0).map_err(|error| Error::map("CONFIG", "read", error))?;
+        Ok(config.0)
+    }
+
     /// Packets per reason, summed over the CPUs.
     pub(crate) fn counters(&self) -> Result<Vec<(&'static str, u64)>, Error> {
         let sum = |reason: &Reason| {

@@ -52,7 +52,7 @@ pub(crate) fn load(bpf_dir: &Path, flow_entries: u32) -> Result<Object, Error> {
         loader.map_pin_path(name, pins.join("maps").join(name));
     }
     let mut ebpf = parse(&mut loader)?;
-    for name in PROGRAMS {
+    for name in PROGRAMS.into_iter().chain(["clock"]) {
         classifier(&mut ebpf, name)?.load().map_err(|error| refused(name, error))?;
     }
     Ok(Object { ebpf, hz })

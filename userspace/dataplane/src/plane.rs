@@ -167,7 +167,8 @@ impl Dataplane {
         let inventory = self.runtime.block_on(scan(&self.options.bridge))?;
         let places = self.places(&inventory);
         self.links.retain(|place| places.iter().any(|(wanted, _)| wanted == place));
-        self.maps.set_config(self.config(&inventory))?;
+        let config = self.config(self.maps.config()?, &inventory);
+        self.maps.set_config(config)?;
         let mut report = LinkReport::default();
         for (place, name) in places {
             if self.links.has(&place) {
@@ -312,40 +313,49 @@ impl Dataplane {
         places
     }
 
-    fn config(&self, inventory: &Inventory) -> Config {
-        let mut config = Config::EMPTY;
+    /// What the programs are to know. What is not known now (the agent may start without its API
+    /// server) stays as an earlier run knew it.
+    fn config(&self, known: Config, inventory: &Inventory) -> Config {
+        let mut config = known;
+        let routable = |address: &&IpAddr| match address {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        };
         if let Some(bridge) = inventory.by_name(&self.options.bridge) {
             config.bridge_ifindex = bridge.index;
-            for address in &bridge.addresses {
-                match address {
-                    IpAddr::V4(_) if config.gateway4 == 0 => {
-                        [config.gateway4, ..] = words(*address)
-                    }
-                    IpAddr::V6(v6) if config.gateway6 == [0; 4] && !v6.is_unicast_link_local() => {
-                        config.gateway6 = words(*address);
-                    }
-                    _ => {}
-                }
-            }
+            let (v4, v6) = first_of_each(bridge.addresses.iter().filter(routable));
+            config.gateway4 = v4.unwrap_or(config.gateway4);
+            config.gateway6 = v6.unwrap_or(config.gateway6);
         }
-        for address in &self.options.node_addresses {
-            match address {
-                IpAddr::V4(_) if config.node4 == 0 => [config.node4, ..] = words(*address),
-                IpAddr::V6(_) if config.node6 == [0; 4] => config.node6 = words(*address),
-                _ => {}
-            }
-        }
-        for cidr in &self.options.cluster_cidrs {
+        let (v4, v6) = first_of_each(self.options.node_addresses.iter());
+        config.node4 = v4.unwrap_or(config.node4);
+        config.node6 = v6.unwrap_or(config.node6);
+        for cidr in self.options.cluster_cidrs.iter().rev() {
             let (net, mask) = (words(cidr.network()), words(cidr.netmask()));
             match cidr {
-                IpNet::V4(_) if config.pods4 == [0; 2] => {
+                IpNet::V4(_) => {
                     let ([net, ..], [mask, ..]) = (net, mask);
                     config.pods4 = [net, mask];
                 }
-                IpNet::V6(_) if config.pods6 == [[0; 4]; 2] => config.pods6 = [net, mask],
-                _ => {}
+                IpNet::V6(_) => config.pods6 = [net, mask],
             }
         }
         config
     }
+}
+
+/// The first address of each family, as words.
+fn first_of_each<'a>(
+    addresses: impl Iterator<Item = &'a IpAddr>,
+) -> (Option<u32>, Option<[u32; 4]>) {
+    let (mut v4, mut v6) = (None, None);
+    for address in addresses {
+        let all @ [word, ..] = words(*address);
+        if address.is_ipv4() {
+            v4.get_or_insert(word);
+        } else {
+            v6.get_or_insert(all);
+        }
+    }
+    (v4, v6)
 }

@@ -1,0 +1,181 @@
+//! The data plane as the agent uses it, on real maps, programs and interfaces. Needs root; each test
+//! has a network namespace of its own, and leaves no pin behind.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, unshare};
+use sluice_dataplane::{Dataplane, Options};
+use sluice_services::{
+    AddressKind, Backend, Family, Protocol, Scheduler, ServicePort, ServicePortKey, State,
+};
+
+/// A namespace with a bridge, a veth on it and an uplink; a folder for pins.
+struct Node {
+    bpf_dir: PathBuf,
+    pod: String,
+}
+
+impl Node {
+    /// `None` where this cannot be had, with the reason printed.
+    fn new(name: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP: the data plane needs root");
+            return None;
+        }
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let id = std::process::id();
+        let pod = format!("sldp{id}{name}");
+        ip(&format!("netns add {pod}"));
+        for line in [
+            "link add kube-bridge type bridge".to_owned(),
+            "addr add 10.244.1.1/24 dev kube-bridge".to_owned(),
+            format!("link add veth0 type veth peer name eth0 netns {pod}"),
+            "link set veth0 master kube-bridge up".to_owned(),
+            "link set kube-bridge up".to_owned(),
+            "link add uplink type veth peer name outside".to_owned(),
+            "addr add 192.168.77.11/24 dev uplink".to_owned(),
+            format!("-n {pod} addr add 10.244.1.7/24 dev eth0"),
+            format!("-n {pod} link set eth0 up"),
+        ] {
+            ip(&line);
+        }
+        Some(Self { bpf_dir: PathBuf::from(format!("/sys/fs/bpf/sluice-test-{id}-{name}")), pod })
+    }
+
+    fn open(&self) -> Dataplane {
+        Dataplane::open(Options {
+            bpf_dir: self.bpf_dir.clone(),
+            bridge: "kube-bridge".into(),
+            uplinks: Vec::new(),
+            node_addresses: vec![[192, 168, 77, 11].into()],
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            flow_entries: 1_024,
+        })
+        .unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.bpf_dir);
+        let _ = Command::new("ip").args(["netns", "del", &self.pod]).status();
+    }
+}
+
+fn ip(line: &str) {
+    let output = Command::new("ip").args(line.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn state(backends: &[[u8; 4]]) -> Arc<State> {
+    let list: Arc<[Backend]> = backends
+        .iter()
+        .map(|address| Backend {
+            address: IpAddr::V4(Ipv4Addr::from(*address)),
+            port: 8080,
+            protocol: Protocol::Tcp,
+            serving: true,
+            local: *address == [10, 244, 1, 7],
+        })
+        .collect();
+    let port = ServicePort {
+        addresses: vec![([10, 96, 0, 10].into(), AddressKind::ClusterIp)],
+        port: 80,
+        node_port: 0,
+        cluster: Arc::clone(&list),
+        local: Arc::new([]),
+        serving: list,
+        internal_local: false,
+        external_local: false,
+        has_any_endpoint: true,
+        scheduler: Scheduler::Random,
+        affinity_s: None,
+        source_ranges: Vec::new(),
+        health_check_node_port: 0,
+        created_s: 0,
+    };
+    let key = ServicePortKey {
+        namespace: "default".into(),
+        name: "web".into(),
+        port_name: String::new(),
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+    };
+    Arc::new(State { ports: [(key, Arc::new(port))].into() })
+}
+
+fn pins(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Programs come to the bridge, its veths and the uplink; a second run adopts maps and links, and
+/// the same state is no operation for it.
+#[test]
+fn a_second_run_adopts_what_the_first_left() {
+    let Some(node) = Node::new("adopt") else { return };
+    let mut first = node.open();
+    let report = first.sync(&state(&[[10, 244, 1, 7], [10, 244, 2, 7]])).unwrap();
+    assert_eq!((report.operations, report.frontends, report.backends), (4, 1, 2));
+    let attached: Vec<(String, &str)> =
+        first.status().attached.iter().map(|one| (one.interface.clone(), one.program)).collect();
+    for wanted in [
+        ("kube-bridge", "from_pod"),
+        ("kube-bridge", "to_pods"),
+        ("veth0", "from_pod"),
+        ("uplink", "from_network"),
+    ] {
+        assert!(attached.contains(&(wanted.0.to_owned(), wanted.1)), "{wanted:?} in {attached:?}");
+    }
+    assert_eq!(
+        first.reconcile_links().unwrap().unresolved_pods,
+        0,
+        "the pod behind veth0 is known"
+    );
+    let before = pins(&node.bpf_dir.join("v1/links"));
+    drop(first);
+    let mut second = node.open();
+    assert_eq!(second.status().frontends, 1);
+    let report = second.sync(&state(&[[10, 244, 1, 7], [10, 244, 2, 7]])).unwrap();
+    assert_eq!(report.operations, 0, "nothing to do");
+    assert_eq!(pins(&node.bpf_dir.join("v1/links")), before);
+    let report = second.sync(&state(&[[10, 244, 2, 7]])).unwrap();
+    assert_eq!(report.operations, 3, "a table, a frontend, a retirement");
+}
+
+/// Upkeep and views work on an open data plane: they need the kernel's clock.
+#[test]
+fn upkeep_and_views_work() {
+    let Some(node) = Node::new("upkeep") else { return };
+    let mut plane = node.open();
+    plane.sync(&state(&[[10, 244, 1, 7]])).unwrap();
+    plane.maintain(1_000).unwrap();
+    assert!(plane.flows(10).unwrap().is_empty());
+    assert!(plane.counters().unwrap().iter().any(|(name, _)| *name == "forward_peer"));
+    assert!([100, 250, 300, 1_000].contains(&plane.status().jiffies_hz));
+}
+
+/// A veth that goes takes its pin with it; one that comes gets its program.
+#[test]
+fn veths_come_and_go() {
+    let Some(node) = Node::new("veths") else { return };
+    let mut plane = node.open();
+    ip(&format!("link add veth1 type veth peer name eth1 netns {}", node.pod));
+    ip("link set veth1 master kube-bridge");
+    assert_eq!(plane.reconcile_links().unwrap().attached, ["veth1"]);
+    let links = node.bpf_dir.join("v1/links");
+    let (attached, pinned) = (plane.status().attached.len(), pins(&links).len());
+    ip("link del veth1");
+    plane.reconcile_links().unwrap();
+    assert_eq!(plane.status().attached.len(), attached - 1);
+    // Without TCX there are no links to pin.
+    assert_eq!(pins(&links).len(), pinned.saturating_sub(1));
+}
