@@ -80,12 +80,12 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<ExitCode> {
 /// Builds the agent and the engine, and installs what a cluster is made of.
 pub(crate) fn build(repo: &Repo) -> Result<()> {
     packages::ensure(CLUSTER)?;
-    build::release(repo, &["sluice-agent", "sluice-testkit"])
+    build::development(repo, &["sluice-agent", "sluice-testkit"])
 }
 
 /// Where the engine lies once built.
 pub(crate) fn binary(repo: &Repo) -> PathBuf {
-    repo.release(ENGINE)
+    repo.development(ENGINE)
 }
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ impl Repo {
         self.target().join("vm")
     }
 
+    /// A binary of the profile that tests are built with.
+    pub(crate) fn development(&self, name: &str) -> PathBuf {
+        self.target().join("debug").join(name)
+    }
+
     /// A release binary.
     pub(crate) fn release(&self, name: &str) -> PathBuf {
         self.target().join("release").join(name)
