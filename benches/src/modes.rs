@@ -78,7 +78,7 @@ impl Mode {
 /// translation by. Every cluster with such a proxy has this on.
 fn see_bridged(node: &Netns) -> Result<()> {
     load("br_netfilter")?;
-    node.sysctl(&[("net.bridge.bridge-nf-call-iptables", "1")], false)
+    node.sysctl(&[("bridge/bridge-nf-call-iptables", "1")], false)
 }
 
 fn load(module: &str) -> Result<()> {

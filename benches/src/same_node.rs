@@ -94,8 +94,8 @@ fn measure(mode: Mode, measure_ms: u64) -> Result<Result<Rates>> {
     let service = first_v4(&cluster.api().cluster_ips(SERVICE)?)?;
 
     // More ports than a fast machine uses up in a measurement.
-    client.netns.sysctl(&[("net.ipv4.ip_local_port_range", "1024 65000")], false)?;
-    client.netns.sysctl(&[("net.ipv4.tcp_tw_reuse", "1")], false)?;
+    client.netns.sysctl(&[("ipv4/ip_local_port_range", "1024 65000")], false)?;
+    client.netns.sysctl(&[("ipv4/tcp_tw_reuse", "1")], false)?;
     if let Err(reason) = mode.prepare(node.netns(), service, backend, PORT) {
         return Ok(Err(reason));
     }
