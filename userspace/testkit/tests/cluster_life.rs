@@ -37,21 +37,16 @@ fn options(root: &Path) -> Options {
     }
 }
 
-/// What carries the mark: names of namespaces, and processes by their command line.
+/// What carries the mark: mounted namespaces, and the janitor.
 fn marked(id: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/run/netns").unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&format!("{id}-")) {
-            found.push(name);
-        }
-    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let namespaces = mounts.lines().filter(|line| line.contains(&format!("/{id}/netns/")));
+    found.extend(namespaces.map(str::to_owned));
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let of_cluster =
-            line.contains(&format!("--after {id} ")) || line.contains(&format!("--name {id}-"));
-        if of_cluster {
+        if line.contains(&format!("--after {id} ")) {
             found.push(line);
         }
     }
@@ -117,8 +112,7 @@ fn pods_come_into_slices_are_asked_and_go_with_grace() {
     })
     .unwrap();
     assert!(cluster.pod("web-2").is_none());
-    let netns = format!("/run/netns/{}-pod-web-2", cluster.id());
-    assert!(!Path::new(&netns).exists());
+    assert!(!cluster.dir().join("netns/pod-web-2").exists());
     // The name is free again.
     cluster.apply(cluster::pod("web-2", "n2", "echo", &labels, &ports)).unwrap();
     cluster.wait_for_pod("web-2").unwrap();

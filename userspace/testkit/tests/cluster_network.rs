@@ -51,7 +51,7 @@ fn pods_of_two_nodes_and_the_office_reach_a_pod_and_all_is_removed() {
     let mut pods = Vec::new();
     for (n, (plan, node)) in network.nodes.iter().enumerate() {
         let cni = Cni::new(&plans[n].1, &claim.dir().join(&plan.name)).unwrap();
-        let pod = Netns::create(&format!("{id}-pod-{}", plan.name)).unwrap();
+        let pod = Netns::create(&claim.netns(&format!("pod-{}", plan.name))).unwrap();
         let addresses = cni.add(node, &pod, &format!("pod-{}", plan.name)).unwrap();
         pods.push((cni, node.clone(), pod, addresses));
     }
@@ -106,12 +106,9 @@ fn pods_of_two_nodes_and_the_office_reach_a_pod_and_all_is_removed() {
     assert!(process.wait(Duration::from_secs(5)).unwrap().is_some());
     drop((process, keeper));
     drop(claim);
-    let left: Vec<_> =
-        std::fs::read_dir("/run/netns").unwrap().flatten().map(|e| e.file_name()).collect();
-    assert!(
-        !left.iter().any(|name| name.to_string_lossy().starts_with(&format!("{id}-"))),
-        "{left:?}"
-    );
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&format!("/{id}/netns/")), "{mounts}");
+    assert!(!root.path().join(&id).exists());
 }
 
 fn office() -> Vec<IpAddr> {

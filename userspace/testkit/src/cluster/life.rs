@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ChildStdout;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
@@ -99,8 +99,8 @@ impl Life {
         let key = (namespace.clone(), pod.name_any());
         let image = image(&pod).with_context(|| format!("pod {}/{}", key.0, key.1))?;
         let id = match key.0.as_str() {
-            "default" => format!("{}-pod-{}", parts.claim.id(), key.1),
-            namespace => format!("{}-pod-{namespace}-{}", parts.claim.id(), key.1),
+            "default" => format!("pod-{}", key.1),
+            namespace => format!("pod-{namespace}-{}", key.1),
         };
         Ok(Self {
             parts,
@@ -142,7 +142,7 @@ impl Life {
     async fn wire(&self) -> Result<Netns> {
         let (parts, id) = (self.parts.clone(), self.id.clone());
         let (netns, addresses) = spawn_blocking(move || {
-            let netns = create(&id)?;
+            let netns = create(&parts.claim.netns(&id))?;
             let _one_at_a_time = parts.wiring.lock().unwrap_or_else(PoisonError::into_inner);
             let addresses = parts.cni.add(&parts.netns, &netns, &id)?;
             anyhow::Ok((netns, addresses))
@@ -266,12 +266,12 @@ fn image(pod: &PodObject) -> Result<Image> {
 }
 
 /// A pod that was deleted by force may still be on its way out when its successor comes.
-fn create(id: &str) -> Result<Netns> {
+fn create(path: &Path) -> Result<Netns> {
     let deadline = Instant::now() + GRACE;
-    while Netns::open(id).is_ok() && Instant::now() < deadline {
+    while path.exists() && Instant::now() < deadline {
         sleep(Duration::from_millis(20));
     }
-    Netns::create(id)
+    Netns::create(path)
 }
 
 fn lines(stdout: Option<ChildStdout>) -> Result<Output> {

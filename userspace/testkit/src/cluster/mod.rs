@@ -136,7 +136,7 @@ impl Cluster {
         let program = program(options.testkit.as_deref())?;
         let claim = Arc::new(Claim::take(&options.state_root)?);
         say(&format!(
-            "network namespaces {}-*: router, office client, {} nodes",
+            "network namespaces of {}: router, office client, {} nodes",
             claim.id(),
             options.nodes
         ));

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::registry::{self, NETNS_DIR};
+use super::registry;
 use super::topology::HOST_SYSCTLS;
 
 /// A network namespace with a name. Clones are the same namespace; removal is the registry's.
@@ -27,22 +27,23 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace, named `/run/netns/<name>`, with its loopback up.
+    /// Makes a namespace, named by the new file `path`, with its loopback up.
     ///
     /// # Errors
     /// Without the right to, or when the name is taken.
-    pub fn create(name: &str) -> Result<Self> {
-        fs::create_dir_all(NETNS_DIR).with_context(|| format!("create {NETNS_DIR}"))?;
-        let path = Path::new(NETNS_DIR).join(name);
-        File::create_new(&path).with_context(|| format!("create {}", path.display()))?;
+    pub fn create(path: &Path) -> Result<Self> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        }
+        File::create_new(path).with_context(|| format!("create {}", path.display()))?;
         on_a_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)
                 .context("make a network namespace (root is needed)")?;
             let none = None::<&str>;
-            mount(Some("/proc/thread-self/ns/net"), &path, none, MsFlags::MS_BIND, none)
+            mount(Some("/proc/thread-self/ns/net"), path, none, MsFlags::MS_BIND, none)
                 .with_context(|| format!("mount the namespace on {}", path.display()))
         })??;
-        let netns = Self::open(name)?;
+        let netns = Self::open(path)?;
         netns.sysctl(HOST_SYSCTLS, false)?;
         netns.ip("link set lo up\n")?;
         Ok(netns)
@@ -51,12 +52,12 @@ impl Netns {
     /// Opens a namespace that has a name.
     ///
     /// # Errors
-    /// When there is none of that name.
-    pub fn open(name: &str) -> Result<Self> {
-        let path = Path::new(NETNS_DIR).join(name);
-        let file = File::open(&path)
-            .with_context(|| format!("open network namespace {}", path.display()))?;
-        Ok(Self { name: name.to_owned(), path, file: Arc::new(file) })
+    /// When there is no such file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path);
+        let file = file.with_context(|| format!("open network namespace {}", path.display()))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, path: path.to_owned(), file: Arc::new(file) })
     }
 
     /// Takes the name away; the namespace goes with its last process and socket.
@@ -67,7 +68,7 @@ impl Netns {
         registry::unname(&self.path)
     }
 
-    /// The name, as `ip netns` lists it.
+    /// The last part of its path: the name of a node, or `pod-` and that of a pod.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

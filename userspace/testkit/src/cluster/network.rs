@@ -24,17 +24,17 @@ impl Network {
     /// # Errors
     /// Without root, or when the kernel lacks veth or bridge.
     pub fn build(claim: &Claim, nodes: usize) -> Result<Self> {
-        let name = |part: &str| format!("{}-{part}", claim.id());
-        let router = Netns::create(&name("router"))?;
-        let office = Netns::create(&name("office"))?;
+        let router = Netns::create(&claim.netns("router"))?;
+        let office = Netns::create(&claim.netns("office"))?;
         let mut made = Vec::new();
         for plan in topology::nodes(nodes) {
-            let netns = Netns::create(&name(&plan.name))?;
+            let netns = Netns::create(&claim.netns(&plan.name))?;
             made.push((plan, netns));
         }
         let plans: Vec<NodePlan> = made.iter().map(|(plan, _)| plan.clone()).collect();
         router.sysctl(ROUTER_SYSCTLS, false)?;
-        router.ip(&topology::router_script(&plans, name))?;
+        router
+            .ip(&topology::router_script(&plans, |part| claim.netns(part).display().to_string()))?;
         office.ip(&topology::office_script())?;
         for (plan, netns) in &made {
             netns.sysctl(ROUTER_SYSCTLS, false)?;

@@ -1,9 +1,10 @@
 //! Owns the marks of a cluster: its id, the folder that says what it made, and the removal of it
 //! all, in the same way after a clean end and, by a later run, after a crash.
 //!
-//! Everything a cluster makes outside its own folder carries its id `sl<pid>` as a prefix: network
-//! namespaces `/run/netns/<id>-*` and pins `/sys/fs/bpf/sluice-<id>-*`. Its processes are listed
-//! with their start times. The folder's lock is held by the owner and let go by the kernel when
+//! A cluster's id is `sl<pid>`. Its network namespaces are mounted in its folder, `<id>/netns/`: not
+//! in /run/netns, which `ip netns add` may mount once more over itself, so that names in it can't be
+//! removed. Its pins lie in `/sys/fs/bpf/sluice-<id>-*`, its processes are listed with their start
+//! times. The folder's lock is held by the owner and let go by the kernel when
 //! the owner dies, however it dies: a folder whose lock is free is a leftover.
 
 use std::fs::{self, File, OpenOptions};
@@ -20,8 +21,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Where named network namespaces are mounted (as `ip netns` does).
-pub const NETNS_DIR: &str = "/run/netns";
+/// Folder of the network namespaces' names, below a cluster's own.
+const NETNS_DIR: &str = "netns";
 /// Where BPF objects are pinned.
 const BPF_DIR: &str = "/sys/fs/bpf";
 /// How long a killed process may take to go.
@@ -79,6 +80,12 @@ impl Claim {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The name of the network namespace of `part` (a node, a pod).
+    #[must_use]
+    pub fn netns(&self, part: &str) -> PathBuf {
+        self.dir.join(NETNS_DIR).join(part)
     }
 
     /// The folder below bpffs for `part` (a node).
@@ -179,13 +186,13 @@ fn lock(path: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
 fn remove(id: &str, dir: &Path) -> Result<()> {
     let list = fs::read_to_string(dir.join("processes")).unwrap_or_default();
     end_processes(&list);
-    let prefix = format!("{id}-");
-    for path in entries(Path::new(NETNS_DIR), &prefix)? {
-        unname(&path)?;
-    }
-    for path in entries(Path::new(BPF_DIR), &format!("sluice-{prefix}"))? {
-        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-    }
+    // One that can't be removed must not keep the others.
+    let namespaces = entries(&dir.join(NETNS_DIR), "")?.into_iter().map(|path| unname(&path));
+    let pins = entries(Path::new(BPF_DIR), &format!("sluice-{id}-"))?.into_iter().map(|path| {
+        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))
+    });
+    let results: Vec<Result<()>> = namespaces.chain(pins).collect();
+    results.into_iter().collect::<Result<()>>()?;
     fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
 }
 

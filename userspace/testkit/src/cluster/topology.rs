@@ -93,7 +93,7 @@ pub fn api_address() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(ROUTER_V4), API_PORT)
 }
 
-/// `ip` lines for the router; `node_netns` and `office_netns` name the other namespaces.
+/// `ip` lines for the router; `netns` gives the paths of the other namespaces by part: `n1`, `office`.
 #[must_use]
 pub fn router_script(nodes: &[NodePlan], netns: impl Fn(&str) -> String) -> String {
     let mut s = String::from("link add lan type bridge\n");

@@ -1,6 +1,7 @@
 //! Owns `sluice-testkit traffic`: traffic from a namespace, the result as one JSON object.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -31,9 +32,9 @@ pub struct Config {
     /// Kind of load
     #[arg(long, value_enum, default_value_t = Kind::Connections)]
     pub kind: Kind,
-    /// Named network namespace to start from (as `ip netns` lists it)
-    #[arg(long)]
-    pub netns: String,
+    /// Network namespace to start from: its file
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
     /// Connections or datagrams a second
     #[arg(long, default_value_t = 200)]
     pub per_s: u32,

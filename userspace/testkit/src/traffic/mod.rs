@@ -4,7 +4,7 @@
 //! # fn main() -> anyhow::Result<()> {
 //! use sluice_testkit::cluster::netns::Netns;
 //! use sluice_testkit::traffic::{Load, Plan, start};
-//! let client = Netns::open("client")?;
+//! let client = Netns::open("/run/netns/client".as_ref())?;
 //! let plan = Plan::new("10.96.0.10:80".parse()?, Load::Connections { per_s: 200 });
 //! let running = start(&client, plan)?;
 //! std::thread::sleep(std::time::Duration::from_secs(5));
