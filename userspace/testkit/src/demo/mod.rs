@@ -70,6 +70,8 @@ pub fn run(config: &Config) -> Result<()> {
         Some(path) => path.clone(),
         None => std::env::current_exe().context("own program")?.with_file_name("sluice"),
     };
+    let missing = || format!("no agent at {}: cargo xtask build", sluice.display());
+    let sluice = sluice.canonicalize().with_context(missing)?;
     let options = Options {
         nodes: usize::from(config.nodes),
         sluice: Some(sluice),
