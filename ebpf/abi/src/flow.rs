@@ -94,7 +94,7 @@ pub mod tcp {
     pub const FIN_BACKEND: u8 = 2;
     /// A RST came from either side.
     pub const RST: u8 = 4;
-    /// Only in the reply half, any protocol: the backend has answered.
+    /// Any protocol: the backend has answered. In the forward half from its next refresh on.
     pub const REPLIED: u8 = 8;
 
     /// Whether the connection is over: reset, or finished by both sides (RFC 9293 section 3.6).

@@ -27,6 +27,12 @@ pub const MAX_SLOTS: usize = 2_097_152;
 /// Entries of a flow table (per family) unless user space asks for another size.
 pub const DEFAULT_FLOWS: usize = 262_144;
 
+/// First port for translated sources. Above the kernel's default ephemeral range
+/// (32768-60999); user space also puts the range into `ip_local_reserved_ports`.
+pub const SNAT_FIRST_PORT: u16 = 61_000;
+/// Number of ports from [`SNAT_FIRST_PORT`], a power of two: no division in the program.
+pub const SNAT_PORTS: u16 = 4_096;
+
 /// Bit of `skb->mark` that says: translated already, let it through. Chosen apart from
 /// kube-proxy's (0x4000, 0x8000) and Cilium's (0x0f00).
 pub const MARK_TRANSLATED: u32 = 0x0010_0000;

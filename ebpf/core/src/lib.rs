@@ -25,10 +25,5 @@ pub use packet::{NextHop, Packet};
 pub use process::{Action, Hook, process};
 pub use tables::{FlowTable, Inserted, Lookup, NodeTables, Tables};
 
-/// First port for translated sources. Above the kernel's default ephemeral range
-/// (32768-60999); user space also puts the range into `ip_local_reserved_ports`.
-pub const SNAT_FIRST_PORT: u16 = 61_000;
-/// Number of ports from [`SNAT_FIRST_PORT`], a power of two: no division in the program.
-pub const SNAT_PORTS: u16 = 4_096;
 /// Seconds without a packet after which a UDP flow is over (kernel: nf_conntrack_udp_timeout_stream).
 pub const UDP_TIMEOUT_S: u32 = 120;

@@ -1,17 +1,18 @@
 //! New flows: choose a backend, find a tuple that is free, remember both directions.
 
 use sluice_abi::{
-    BackendState, Deliver, Flow, FlowKey, Reason, Service, flags, service_flags, tcp,
+    BackendState, Deliver, Flow, FlowKey, Reason, SNAT_FIRST_PORT, SNAT_PORTS, Service, flags,
+    service_flags, tcp,
 };
 
+use crate::UDP_TIMEOUT_S;
 use crate::checksum::hash_tuple;
 use crate::family::Family;
 use crate::packet::Packet;
-use crate::process::Hook;
+use crate::process::{Hook, idle};
 use crate::tables::{FlowTable, Inserted, NodeTables, Tables};
 use crate::translate::reverse;
 use crate::wire::SOURCE_MAC;
-use crate::{SNAT_FIRST_PORT, SNAT_PORTS, UDP_TIMEOUT_S};
 
 /// Source ports that are tried before a flow is given up.
 const PORT_ATTEMPTS: u32 = 8;
@@ -119,7 +120,7 @@ fn is_over<F: Family, T: Tables<F>>(
     flow: &Flow<F::Addr>,
     arrival: &Arrival,
 ) -> bool {
-    let idle = arrival.now.wrapping_sub(flow.seen);
+    let idle = idle(arrival.now, flow.seen);
     tcp::closed(flow.state) || (arrival.udp && idle > UDP_TIMEOUT_S.wrapping_mul(node.hz()))
 }
 

@@ -187,7 +187,7 @@ fn judge<F: Family, T: Tables<F>>(
     now: u32,
 ) -> Step {
     let reply = live.flags & flags::REPLY != 0;
-    let idle = now.wrapping_sub(live.seen);
+    let idle = idle(now, live.seen);
     let over = if segment.udp {
         !reply && (idle > UDP_TIMEOUT_S.wrapping_mul(node.hz()) || !is_serving::<F, T>(node, live))
     } else {
@@ -233,13 +233,28 @@ fn refresh<F: Family, P: Packet, T: Tables<F>>(
     };
     let other_key = reverse(key.protocol, live);
     if let Some(half) = flows.get(&other_key) {
-        half.state |= other.state & !tcp::REPLIED;
+        // Not another flow's that has come to stand there since.
+        if half.src == other.src
+            && half.dst == other.dst
+            && half.sport_be == other.sport_be
+            && half.dport_be == other.dport_be
+        {
+            half.state |= other.state;
+            half.seen = arrival.now;
+        }
         return None;
     }
     learn::<F, P, T>(packet, node, arrival.hook, &mut other);
     // Whoever is first is right; a full table is tried again in a second.
     let _ = flows.insert(&other_key, &other);
     None
+}
+
+/// Jiffies since an entry was refreshed; 0 where another CPU did so after this one read its clock.
+#[inline(always)]
+pub(crate) fn idle(now: u32, seen: u32) -> u32 {
+    let idle = now.wrapping_sub(seen);
+    if idle > u32::MAX / 2 { 0 } else { idle }
 }
 
 /// Whether a flow's backend may get new connections and datagrams of old flows.

@@ -15,8 +15,14 @@ use sluice_abi::MARK_TRANSLATED;
 use sluice_core::wire::Wire;
 use sluice_core::{Action, NextHop, Packet};
 
-/// Headers that are read directly: Ethernet, IPv4 with all options or IPv6, TCP.
+/// Headers that are read directly at the most: Ethernet, IPv4 with all options, TCP.
 const HEADERS: u32 = 14 + 60 + 20;
+/// Headers that are nearly always linear: Ethernet, IPv4 or IPv6 without more, TCP. Only a packet with
+/// less is pulled: with payload in its linear part a sender's clone would be copied at the first write.
+const HEADERS4: u32 = 14 + 20 + 20;
+const HEADERS6: u32 = 14 + 40 + 20;
+/// The EtherType of IPv6 as `__sk_buff` has it.
+const ETH_P_IPV6_BE: u32 = 0x86dd_u16.to_be() as u32;
 /// `PACKET_HOST` (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 const AF_INET: u8 = 2;
@@ -36,9 +42,12 @@ impl Skb {
     pub(crate) fn new(ctx: TcContext) -> Self {
         let this = Self { skb: ctx.skb.skb, hop: NextHop::default() };
         // SAFETY: reads of the context that the kernel passed.
-        let (len, linear) =
-            unsafe { ((*this.skb).len, (*this.skb).data_end.wrapping_sub((*this.skb).data)) };
-        if linear < HEADERS && linear < len {
+        let (len, linear, protocol) = unsafe {
+            let skb = &*this.skb;
+            (skb.len, skb.data_end.wrapping_sub(skb.data), skb.protocol)
+        };
+        let needed = if protocol == ETH_P_IPV6_BE { HEADERS6 } else { HEADERS4 };
+        if linear < needed && linear < len {
             let wanted = if len < HEADERS { len } else { HEADERS };
             // SAFETY: a valid context; packet pointers are taken anew at each access.
             unsafe { bpf_skb_pull_data(this.skb, wanted) };
@@ -62,6 +71,13 @@ impl Skb {
             }
             Action::Neighbour => neighbour(&self.hop),
         }
+    }
+
+    /// Records what was decided, for `cargo xtask build-ebpf --log`.
+    #[cfg(feature = "log")]
+    pub(crate) fn log(&self, action: Action) {
+        let ctx = TcContext::new(self.skb);
+        aya_log_ebpf::info!(&ctx, "interface {}: action {}", self.ifindex(), action as u32);
     }
 
     #[inline(always)]

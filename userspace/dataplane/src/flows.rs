@@ -67,7 +67,9 @@ fn replied<A: Copy + 'static>(map: &Flows<A>, key: &FlowKey<A>, flow: &Flow<A>) 
         dport_be: flow.sport_be,
         ..*key
     };
-    map.get(&other).is_some_and(|reply| reply.state & tcp::REPLIED != 0)
+    // Evicted, it says nothing: the longer time holds.
+    flow.state & tcp::REPLIED != 0
+        || map.get(&other).is_none_or(|reply| reply.state & tcp::REPLIED != 0)
 }
 
 fn tcp_state(state: u8, replied: bool) -> TcpState {
@@ -180,7 +182,10 @@ fn sweep<A: Copy + 'static>(
             map.batch(cursor, BATCH).map_err(|error| Error::map(name, "walk", error))?;
         seen += entries.len().max(1);
         for (key, flow) in entries {
-            if is_over(map, &key, &flow, now, hz) {
+            // Read again just before: a program may have opened it anew since the batch was read.
+            if is_over(map, &key, &flow, now, hz)
+                && map.get(&key).is_none_or(|flow| is_over(map, &key, &flow, now, hz))
+            {
                 map.remove(&key);
             }
         }

@@ -35,6 +35,10 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
+    pub(crate) fn has(&self, index: u32) -> bool {
+        self.interfaces.iter().any(|interface| interface.index == index)
+    }
+
     pub(crate) fn by_name(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
@@ -72,8 +76,12 @@ pub(crate) async fn scan(bridge: &str) -> Result<Inventory, Error> {
         let mut pods = HashMap::new();
         for veth in inventory.veths_of(bridge) {
             // A pod that goes away meanwhile is no error.
-            pods.extend(behind(&handle, veth).await.unwrap_or_default());
+            for (address, pod) in behind(&handle, veth).await.unwrap_or_default() {
+                // Two pods with one address: neither is believed.
+                pods.entry(address).and_modify(|pod| *pod = None).or_insert(Some(pod));
+            }
         }
+        let pods = pods.into_iter().filter_map(|(address, pod)| Some((address, pod?))).collect();
         inventory.pods = pods;
     }
     driver.abort();

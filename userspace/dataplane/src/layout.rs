@@ -27,6 +27,8 @@ pub struct Ways {
     pub pods: HashMap<IpAddr, Pod>,
     /// The node's own addresses.
     pub own: HashSet<IpAddr>,
+    /// The pod network: what lies in it is routed past the stack. Empty: everything is.
+    pub pod_network: Vec<ipnet::IpNet>,
 }
 
 /// An endpoint's identity.
@@ -45,6 +47,8 @@ pub(crate) struct Held {
     pub(crate) local: Option<bool>,
     /// Frontends that use it.
     pub(crate) users: usize,
+    /// Since it has none: the second from which on the id may be given to another.
+    pub(crate) free_at_s: Option<u64>,
 }
 
 /// A table in the slots.
@@ -88,6 +92,8 @@ pub(crate) struct Layout {
     pub(crate) leftovers: Vec<(u64, Leftover)>,
     pub(crate) max_slots: u32,
     pub(crate) max_backends: u32,
+    /// Found in the maps, and not planned with since.
+    pub(crate) adopted: bool,
 }
 
 /// The maps as the plan's executor and adoption need them.
@@ -120,6 +126,7 @@ impl Layout {
             leftovers: Vec::new(),
             max_slots,
             max_backends,
+            adopted: false,
         }
     }
 
@@ -133,6 +140,7 @@ impl Layout {
         due_s: u64,
     ) -> Result<Self, crate::Error> {
         let mut layout = Self::with_capacity(max_slots, max_backends);
+        layout.adopted = true;
         let mut by_id = HashMap::new();
         for id in 0..max_backends {
             let Some(written) = kernel.backend(id) else { break };
@@ -149,7 +157,10 @@ impl Layout {
             match endpoint.filter(|endpoint| !layout.backends.contains_key(endpoint)) {
                 Some(endpoint) => {
                     by_id.insert(id, endpoint);
-                    layout.backends.insert(endpoint, Held { id, written, local: None, users: 0 });
+                    layout.backends.insert(
+                        endpoint,
+                        Held { id, written, local: None, users: 0, free_at_s: Some(due_s) },
+                    );
                 }
                 None => layout.free_ids.push((id, written.generation)),
             }
@@ -169,6 +180,7 @@ impl Layout {
             for endpoint in &endpoints {
                 if let Some(held) = layout.backends.get_mut(endpoint) {
                     held.users += 1;
+                    held.free_at_s = None;
                 }
             }
             let placed = Placed { service, table, endpoints, source: None };
@@ -229,10 +241,15 @@ pub(crate) fn encode(
     ways: &Ways,
 ) -> sluice_abi::Backend {
     let (address, port, protocol) = endpoint;
-    let pod = ways.pods.get(&address);
+    // A pod may put any address on its interface: only what the API places on this node is looked for there.
+    let own = ways.own.contains(&address);
+    let pod = ways.pods.get(&address).filter(|_| local && !own);
+    let in_pod_network =
+        ways.pod_network.is_empty() || ways.pod_network.iter().any(|net| net.contains(&address));
     let deliver = if pod.is_some() {
         Deliver::Peer
-    } else if local || ways.own.contains(&address) {
+    } else if local || own || !in_pod_network {
+        // Beyond the pod network the node's own rules (masquerade) may have a say.
         Deliver::Stack
     } else {
         Deliver::Route

@@ -48,7 +48,9 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(bpf_dir: &Path) -> Self {
-        Self { folder: pins(bpf_dir).join("links"), tcx: true, attached: BTreeMap::new() }
+        // Asked once, of an interface that is always there: what fails later is that interface's matter.
+        let tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
+        Self { folder: pins(bpf_dir).join("links"), tcx, attached: BTreeMap::new() }
     }
 
     pub(crate) fn attachments(&self) -> impl Iterator<Item = &Attachment> {
@@ -89,10 +91,8 @@ impl Links {
         };
         let kind =
             if place.program == "to_pods" { TcAttachType::Egress } else { TcAttachType::Ingress };
-        if self.tcx && attach_tcx(program, interface, kind, &pin).is_err() {
-            self.tcx = false;
-        }
         let mode = if self.tcx {
+            attach_tcx(program, interface, kind, &pin).map_err(failed)?;
             "tcx"
         } else {
             attach_clsact(program, interface, kind).map_err(failed)?;

@@ -58,11 +58,18 @@ pub(crate) fn load(bpf_dir: &Path, flow_entries: u32) -> Result<Object, Error> {
     Ok(Object { ebpf, hz })
 }
 
+/// A loader for a moment: its maps would take 100 MB at their full size.
+fn small() -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    for name in MAPS.into_iter().filter(|name| !["CONFIG", "COUNTERS"].contains(name)) {
+        loader.map_max_entries(name, 1);
+    }
+    loader
+}
+
 /// Loads the programs without pinning or attaching anything.
 pub(crate) fn try_load() -> Result<(), String> {
-    let mut loader = EbpfLoader::new();
-    loader.map_max_entries("FLOWS4", 1).map_max_entries("FLOWS6", 1);
-    let mut ebpf = parse(&mut loader).map_err(|error| error.to_string())?;
+    let mut ebpf = parse(&mut small()).map_err(|error| error.to_string())?;
     for name in PROGRAMS {
         let loaded = classifier(&mut ebpf, name).map(SchedClassifier::load);
         loaded.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -81,7 +88,7 @@ pub(crate) fn jiffies(clock: &SchedClassifier) -> Result<u32, Error> {
 
 /// Jiffies a second, measured: no file tells it on every kernel, and programs cannot know.
 fn frequency() -> Result<u32, Error> {
-    let mut ebpf = parse(&mut EbpfLoader::new())?;
+    let mut ebpf = parse(&mut small())?;
     let clock = classifier(&mut ebpf, "clock")?;
     clock.load().map_err(|error| refused("clock", error))?;
     let (start, before) = (Instant::now(), jiffies(clock)?);

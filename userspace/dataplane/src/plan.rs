@@ -97,6 +97,9 @@ impl Layout {
         for placed in dropped {
             self.release(&placed, ways, now_s, &mut stages);
         }
+        if std::mem::take(&mut self.adopted) {
+            self.retire_unused(ways, &mut stages);
+        }
         let Stages { backends, tables, frontends, removals, retirements, skipped } = stages;
         let ops = [backends, tables, frontends, removals, retirements].into_iter().flatten();
         Plan { ops: ops.collect(), skipped }
@@ -128,7 +131,8 @@ impl Layout {
                 Leftover::Table { offset, len } => self.slots.free(offset, len),
                 Leftover::Backend(key) => {
                     // In use again since?
-                    if self.backends.get(&key).is_some_and(|held| held.users == 0)
+                    let due = |held: &Held| held.free_at_s.is_some_and(|due_s| due_s <= now_s);
+                    if self.backends.get(&key).is_some_and(due)
                         && let Some(held) = self.backends.remove(&key)
                     {
                         let generation = held.written.generation;
@@ -203,7 +207,9 @@ impl Layout {
             written: sluice_abi::Backend::FREE,
             local: None,
             users: 0,
+            free_at_s: None,
         });
+        held.free_at_s = None;
         held.local = Some(backend.local);
         if held.written != written {
             held.written = written;
@@ -238,15 +244,27 @@ impl Layout {
         Some((offset, len))
     }
 
+    /// Retires what an earlier run took out of every table but had no time to retire.
+    fn retire_unused(&mut self, ways: &Ways, stages: &mut Stages) {
+        for (key, held) in self.backends.iter_mut().filter(|(_, held)| held.users == 0) {
+            let (local, generation) = (held.local.unwrap_or(false), held.written.generation);
+            let retired = encode(*key, local, generation, BackendState::Retired, ways);
+            if held.written.state != retired.state {
+                held.written = retired;
+                stages.retirements.push(Op::PutBackend { id: held.id, backend: retired });
+            }
+        }
+    }
+
     /// Ids that were taken for a frontend which then found no room go back in time.
     fn abandon(&mut self, port: &ServicePort, now_s: u64) {
         let (list, _) = port.internal();
-        let unused = list
-            .iter()
-            .map(endpoint)
-            .filter(|key| self.backends.get(key).is_some_and(|held| held.users == 0))
-            .map(|key| (now_s + BACKEND_GRACE_S, Leftover::Backend(key)));
-        self.leftovers.extend(unused);
+        for key in list.iter().chain(port.serving.iter()).map(endpoint) {
+            if let Some(held) = self.backends.get_mut(&key).filter(|held| held.users == 0) {
+                held.free_at_s = Some(now_s + BACKEND_GRACE_S);
+                self.leftovers.push((now_s + BACKEND_GRACE_S, Leftover::Backend(key)));
+            }
+        }
     }
 
     /// Lets go of what a former placement used.
@@ -269,6 +287,7 @@ impl Layout {
                 let generation = held.written.generation;
                 held.written = encode(*key, local, generation, BackendState::Retired, ways);
                 stages.retirements.push(Op::PutBackend { id: held.id, backend: held.written });
+                held.free_at_s = Some(now_s + BACKEND_GRACE_S);
                 self.leftovers.push((now_s + BACKEND_GRACE_S, Leftover::Backend(*key)));
             }
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use aya::programs::SchedClassifier;
 use ipnet::IpNet;
-use sluice_abi::{Config, MAX_BACKENDS, MAX_SLOTS};
+use sluice_abi::{Config, MAX_BACKENDS, MAX_SLOTS, SNAT_FIRST_PORT, SNAT_PORTS};
 use sluice_services::State;
 use tokio::runtime::{Builder, Runtime};
 
@@ -124,6 +124,9 @@ impl Dataplane {
             started: Instant::now(),
             runtime,
         };
+        if let Err(error) = reserve_ports() {
+            tracing::warn!(%error, "translated sources may meet ports of the node's own sockets");
+        }
         plane.layout()?;
         plane.reconcile_links()?;
         Ok(plane)
@@ -166,7 +169,9 @@ impl Dataplane {
     pub fn reconcile_links(&mut self) -> Result<LinkReport, Error> {
         let inventory = self.runtime.block_on(scan(&self.options.bridge))?;
         let places = self.places(&inventory);
-        self.links.retain(|place| places.iter().any(|(wanted, _)| wanted == place));
+        // An interface that is there keeps its program though it is not wanted at the moment (the node's
+        // addresses may not be known yet): programs on it harm nothing, and connections need them.
+        self.links.retain(|place| inventory.has(place.ifindex));
         let config = self.config(self.maps.config()?, &inventory);
         self.maps.set_config(config)?;
         let mut report = LinkReport::default();
@@ -180,7 +185,8 @@ impl Dataplane {
             }
         }
         let own = inventory.interfaces.iter().flat_map(|one| one.addresses.iter().copied());
-        let ways = Ways { own: own.collect(), pods: inventory.pods };
+        let pod_network = self.options.cluster_cidrs.clone();
+        let ways = Ways { own: own.collect(), pods: inventory.pods, pod_network };
         if ways != self.ways {
             self.ways = ways;
             if let Some(layout) = self.layout.as_mut() {
@@ -342,6 +348,23 @@ impl Dataplane {
         }
         config
     }
+}
+
+/// Keeps the node's own sockets off the ports of translated sources, beside what is kept off already
+/// (Documentation/networking/ip-sysctl.rst).
+fn reserve_ports() -> Result<(), Error> {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let failed =
+        |operation| move |source| Error::File { operation, path: PathBuf::from(PATH), source };
+    let last = SNAT_FIRST_PORT + (SNAT_PORTS - 1);
+    let ours = format!("{SNAT_FIRST_PORT}-{last}");
+    let reserved = std::fs::read_to_string(PATH).map_err(failed("read"))?;
+    let reserved = reserved.trim();
+    if reserved.split(',').any(|range| range == ours) {
+        return Ok(());
+    }
+    let all = if reserved.is_empty() { ours } else { format!("{reserved},{ours}") };
+    std::fs::write(PATH, all).map_err(failed("write"))
 }
 
 /// The first address of each family, as words.
