@@ -43,7 +43,7 @@ impl Mixture {
         for way in WAYS {
             let per_s = if way == WAYS[0] { CONNECTIONS_PER_S } else { OTHERS_PER_S };
             let kind = if way.tcp { "new connections" } else { "datagrams from new ports" };
-            start(format!("{per_s}/s {kind}, {}", way.name), way, way.load(per_s))?;
+            start(format!("up to {per_s}/s {kind}, {}", way.name), way, way.load(per_s))?;
             match way.tcp {
                 true if lasting => start(
                     format!("an open stream, {}", way.name),

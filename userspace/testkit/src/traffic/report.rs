@@ -133,6 +133,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = Duration::from_millis(self.elapsed_ms).as_secs_f64();
         write!(f, "{} answered, {} failed in {seconds:.1} s", self.answered, self.failed())?;
+        // What was reached, which a busy or emulated machine may keep far below what was asked for.
+        if self.elapsed_ms > 0 {
+            write!(f, " ({}/s)", self.attempts.saturating_mul(1000) / self.elapsed_ms)?;
+        }
         for (failure, count) in &self.failures {
             write!(f, ", {count} {failure}")?;
         }
