@@ -134,8 +134,8 @@ impl fmt::Display for Report {
         let seconds = Duration::from_millis(self.elapsed_ms).as_secs_f64();
         write!(f, "{} answered, {} failed in {seconds:.1} s", self.answered, self.failed())?;
         // What was reached, which a busy or emulated machine may keep far below what was asked for.
-        if self.elapsed_ms > 0 {
-            write!(f, " ({}/s)", self.attempts.saturating_mul(1000) / self.elapsed_ms)?;
+        if let Some(per_s) = self.attempts.saturating_mul(1000).checked_div(self.elapsed_ms) {
+            write!(f, " ({per_s}/s)")?;
         }
         for (failure, count) in &self.failures {
             write!(f, ", {count} {failure}")?;
