@@ -28,7 +28,7 @@ pub(crate) fn apply(check_be: u16, diff: u32) -> u16 {
 /// Hashes a client's tuple, the same on every node: what consistent tables are indexed by.
 #[inline(always)]
 #[must_use]
-pub fn hash_tuple<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
+pub(crate) fn hash_tuple<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
     let ports =
         (u64::from(key.sport_be) << 32) | (u64::from(key.dport_be) << 16) | u64::from(key.protocol);
     let mut h = mix(ports ^ 0x9e37_79b9_7f4a_7c15);

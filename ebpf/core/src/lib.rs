@@ -19,7 +19,6 @@ mod tables;
 mod translate;
 pub mod wire;
 
-pub use checksum::hash_tuple;
 pub use family::{Family, V4, V6};
 pub use packet::{NextHop, Packet};
 pub use process::{Action, Hook, process};

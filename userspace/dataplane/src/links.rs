@@ -62,13 +62,13 @@ impl Links {
     }
 
     /// Forgets interfaces that are gone (the kernel has detached them) and removes their pins.
-    pub(crate) fn retain(&mut self, wanted: impl Fn(&Place) -> bool) {
-        self.attached.retain(|place, _| wanted(place));
+    pub(crate) fn forget(&mut self, is_there: impl Fn(&Place) -> bool) {
+        self.attached.retain(|place, _| is_there(place));
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let place = name.to_str().and_then(parse_pin);
-            if place.is_some_and(|place| !wanted(&place)) {
+            if place.is_some_and(|place| !is_there(&place)) {
                 // A pin that cannot be removed is tried again next time.
                 let _ = fs::remove_file(entry.path());
             }

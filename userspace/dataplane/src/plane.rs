@@ -171,7 +171,7 @@ impl Dataplane {
         let places = self.places(&inventory);
         // An interface that is there keeps its program though it is not wanted at the moment (the node's
         // addresses may not be known yet): programs on it harm nothing, and connections need them.
-        self.links.retain(|place| inventory.has(place.ifindex));
+        self.links.forget(|place| inventory.has(place.ifindex));
         let config = self.config(self.maps.config()?, &inventory);
         self.maps.set_config(config)?;
         let mut report = LinkReport::default();
