@@ -24,6 +24,10 @@ mod timeout_s {
     pub(super) const UDP_UNREPLIED: u32 = 30;
 }
 
+/// Seconds from the beginning of one walk through a flow table to the next: the shortest time-out
+/// of an open flow. Until it is walked a table keeps what is over, and evicts the oldest if full.
+const WALK_EVERY_S: u32 = 30;
+
 /// Entries a system call reads.
 const BATCH: u32 = 512;
 
@@ -147,22 +151,53 @@ fn one<A: IntoIp + Copy + 'static>(
     })
 }
 
-/// Walks both flow tables in turns, a bounded number of entries at a time.
+/// Walks both flow tables, a bounded number of entries at a time and with a rest between two walks:
+/// a walk looks at every bucket, so that even an empty table costs milliseconds.
 pub(crate) struct Expiry {
     hz: u32,
-    next4: Option<u32>,
-    next6: Option<u32>,
+    v4: Walk,
+    v6: Walk,
+}
+
+/// Where the walk through one table is.
+#[derive(Default)]
+struct Walk {
+    /// Where to go on; `None` between two walks.
+    next: Option<u32>,
+    /// When the latest walk began; before the first, when it was first asked for.
+    began: Option<u32>,
+}
+
+impl Walk {
+    /// Whether there is something to do; notes the beginning of a walk.
+    fn is_due(&mut self, now: u32, hz: u32) -> bool {
+        if self.next.is_some() {
+            return true;
+        }
+        let rest = WALK_EVERY_S.wrapping_mul(hz);
+        let began = *self.began.get_or_insert(now);
+        let due = now.wrapping_sub(began) >= rest;
+        if due {
+            self.began = Some(now);
+        }
+        due
+    }
 }
 
 impl Expiry {
     pub(crate) fn new(hz: u32) -> Self {
-        Self { hz, next4: None, next6: None }
+        Self { hz, v4: Walk::default(), v6: Walk::default() }
     }
 
     /// Looks at no more than `budget` entries of each family, and removes those that are over.
     pub(crate) fn run(&mut self, maps: &mut Maps, now: u32, budget: usize) -> Result<(), Error> {
-        self.next4 = sweep("FLOWS4", &mut maps.flows4, self.next4, now, self.hz, budget)?;
-        self.next6 = sweep("FLOWS6", &mut maps.flows6, self.next6, now, self.hz, budget)?;
+        let hz = self.hz;
+        if self.v4.is_due(now, hz) {
+            self.v4.next = sweep("FLOWS4", &mut maps.flows4, self.v4.next, now, hz, budget)?;
+        }
+        if self.v6.is_due(now, hz) {
+            self.v6.next = sweep("FLOWS6", &mut maps.flows6, self.v6.next, now, hz, budget)?;
+        }
         Ok(())
     }
 }
@@ -224,4 +259,24 @@ fn is_over<A: Copy + 'static>(
     // A clock that went on between its reading and the entry's is no age.
     let idle = now.wrapping_sub(flow.seen);
     idle < u32::MAX / 2 && u64::from(idle) > u64::from(limit_s) * u64::from(hz)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_goes_on_at_once_and_begins_after_a_rest() {
+        let hz = 250;
+        let start = u32::MAX - 10;
+        let mut walk = Walk::default();
+        let after = |s: u32| start.wrapping_add(s * hz);
+        assert!(!walk.is_due(start, hz), "a start is busy enough");
+        assert!(!walk.is_due(after(WALK_EVERY_S - 1), hz), "at rest");
+        assert!(walk.is_due(after(WALK_EVERY_S), hz), "across the clock's end");
+        walk.next = Some(7);
+        assert!(walk.is_due(after(WALK_EVERY_S + 1), hz), "in the middle");
+        walk.next = None;
+        assert!(!walk.is_due(after(WALK_EVERY_S + 1), hz));
+    }
 }
