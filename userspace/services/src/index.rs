@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::problem::{Kind, ObjectRef, Problem, Problems, Reason};
 use crate::service::{self, Service};
 use crate::slice::{self, Slice};
-use crate::state::State;
+use crate::state::{HealthChecks, State};
 
 pub use compute::Update;
 
@@ -84,6 +84,7 @@ pub struct Index {
     /// Services whose ports must be computed anew.
     touched: BTreeSet<Name>,
     state: Arc<State>,
+    health_checks: Arc<HealthChecks>,
 }
 
 impl Index {
@@ -101,6 +102,7 @@ impl Index {
             untold: BTreeSet::new(),
             touched: BTreeSet::new(),
             state: Arc::default(),
+            health_checks: Arc::default(),
         }
     }
 

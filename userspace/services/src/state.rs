@@ -170,6 +170,30 @@ impl ServicePort {
     }
 }
 
+/// One family of a Service that answers load balancers' health checks (R24, R50).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HealthCheckKey {
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service.
+    pub name: String,
+    /// The family.
+    pub family: Family,
+}
+
+/// What a load balancer is told about this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`, host order, never 0.
+    pub port: u16,
+    /// Distinct addresses of ready endpoints on this node, over all ports of the Service; those
+    /// that only drain do not count, though they may still get traffic (R26).
+    pub local_ready: usize,
+}
+
+/// All health checks of load balancers that this node answers.
+pub type HealthChecks = BTreeMap<HealthCheckKey, HealthCheck>;
+
 /// Everything that is to be served, by service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {

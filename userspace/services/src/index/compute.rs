@@ -1,13 +1,16 @@
 //! From what the index keeps to service ports: computes those of touched Services and shares the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
 use super::{Index, Name};
 use crate::categorize::{Lists, Policy, categorize};
 use crate::slice;
-use crate::state::{BackendSet, Family, Protocol, ServicePort, ServicePortKey, State};
+use crate::state::{
+    BackendSet, Family, HealthCheck, HealthCheckKey, HealthChecks, Protocol, ServicePort,
+    ServicePortKey, State,
+};
 
 /// A new state and what is different in it.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct Update {
     pub state: Arc<State>,
     /// Service ports added, changed or removed since the previous update, in order.
     pub changed: Vec<ServicePortKey>,
+    /// The health checks of now.
+    pub health_checks: Arc<HealthChecks>,
 }
 
 impl Index {
@@ -26,6 +31,7 @@ impl Index {
     pub fn update(&mut self) -> Update {
         let mut changed = BTreeMap::new();
         for name in mem::take(&mut self.touched) {
+            self.update_health_checks(&name);
             let wanted = self.service_ports(&name);
             for (key, _) in self.current(&name) {
                 if !wanted.contains_key(key) {
@@ -51,7 +57,45 @@ impl Index {
                 };
             }
         }
-        Update { state: Arc::clone(&self.state), changed: keys }
+        let health_checks = Arc::clone(&self.health_checks);
+        Update { state: Arc::clone(&self.state), changed: keys, health_checks }
+    }
+
+    fn update_health_checks(&mut self, name: &Name) {
+        let wanted = self.health_checks_of(name);
+        for family in [Family::V4, Family::V6] {
+            let Name { namespace, name } = name.clone();
+            let key = HealthCheckKey { namespace, name, family };
+            match wanted.get(&key) {
+                same if same == self.health_checks.get(&key) => {}
+                Some(check) => {
+                    Arc::make_mut(&mut self.health_checks).insert(key, *check);
+                }
+                None => {
+                    Arc::make_mut(&mut self.health_checks).remove(&key);
+                }
+            }
+        }
+    }
+
+    /// R26: distinct addresses, for one endpoint may serve several ports.
+    fn health_checks_of(&self, name: &Name) -> HealthChecks {
+        let Some(service) = self.services.get(name) else { return HealthChecks::new() };
+        let port = service.health_check_node_port;
+        let families = service.families.iter().filter(|_| port != 0);
+        let check = |family| {
+            let mut ready = BTreeSet::new();
+            for port in &service.ports {
+                let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+                let endpoints = slice::union(slices, family, &port.name, port.protocol);
+                let local = endpoints.into_iter().filter(|(_, e)| e.local && e.ready);
+                ready.extend(local.map(|((address, _), _)| address));
+            }
+            let Name { namespace, name } = name.clone();
+            let key = HealthCheckKey { namespace, name, family };
+            (key, HealthCheck { port, local_ready: ready.len() })
+        };
+        families.map(|part| check(part.family)).collect()
     }
 
     /// The service ports of a Service in the state as it is.

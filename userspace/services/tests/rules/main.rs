@@ -10,6 +10,7 @@
 mod bad_objects;
 mod endpoints;
 mod frontends;
+mod health_checks;
 mod maglev;
 mod objects;
 mod order;
