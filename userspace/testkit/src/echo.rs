@@ -20,6 +20,8 @@ use tokio::time::timeout;
 
 /// The longest line that is read, bytes; a client that sends more is cut off.
 const MAX_LINE: usize = 2048;
+/// The longest datagram there is, bytes.
+const MAX_DATAGRAM: usize = 65_535;
 
 /// What to serve.
 #[derive(Args, Clone, Debug)]
@@ -140,7 +142,7 @@ async fn answer_lines(
 }
 
 async fn answer_datagrams(socket: UdpSocket, shared: Arc<Shared>) {
-    let mut buffer = vec![0; MAX_LINE];
+    let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
         match socket.recv_from(&mut buffer).await {
             Ok((length, client)) => {

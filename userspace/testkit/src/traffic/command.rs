@@ -1,6 +1,6 @@
 //! Owns `sluice-testkit traffic`: traffic from a namespace, the result as one JSON object.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::{Load, Plan, TIMEOUT, run, start};
+use super::{Load, Plan, run, start};
 use crate::cluster::netns::Netns;
 
 /// Kinds of load, by name.
@@ -47,6 +47,12 @@ pub struct Config {
     /// Seconds to run
     #[arg(long, default_value_t = 5.0, conflicts_with = "count")]
     pub seconds: f64,
+    /// Milliseconds after which an attempt without an answer has timed out
+    #[arg(long, default_value_t = 10_000)]
+    pub timeout_ms: u64,
+    /// Address to ask from, one of the namespace's
+    #[arg(long, value_name = "IP")]
+    pub source: Option<IpAddr>,
 }
 
 /// Runs the traffic and prints its report.
@@ -62,7 +68,12 @@ pub fn execute(config: &Config) -> Result<()> {
         Kind::Datagrams => Load::Datagrams { per_s: config.per_s },
         Kind::Flow => Load::Flow { pause },
     };
-    let plan = Plan { target: config.target, load, limit: config.count, timeout: TIMEOUT };
+    let plan = Plan {
+        limit: config.count,
+        timeout: Duration::from_millis(config.timeout_ms),
+        source: config.source,
+        ..Plan::new(config.target, load)
+    };
     let report = if config.count.is_some() {
         run(&netns, plan)?
     } else {

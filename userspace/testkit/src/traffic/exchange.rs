@@ -6,27 +6,35 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::report::Answer;
 
 /// A TCP connection to an echo server.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     line: String,
 }
 
 impl Connection {
-    pub(super) async fn open(target: SocketAddr, limit: Duration) -> io::Result<Self> {
-        let stream = timeout(limit, TcpStream::connect(target)).await??;
+    pub(crate) async fn open(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        limit: Duration,
+    ) -> io::Result<Self> {
+        let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        let stream = timeout(limit, socket.connect(target)).await??;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), line: String::new() })
     }
 
     /// Asks once; the latency counts from `start`.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         number: u64,
         start: Instant,
@@ -51,26 +59,25 @@ impl Connection {
 
 /// A UDP socket of its own (so a flow of its own) toward an echo server.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     socket: UdpSocket,
     buffer: Vec<u8>,
 }
 
 impl Flow {
-    pub(super) async fn open(target: SocketAddr) -> io::Result<Self> {
-        let any: IpAddr = if target.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
+    pub(crate) async fn open(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+        let any: IpAddr = match target {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((any, 0)).await?;
+        let socket = UdpSocket::bind((source.unwrap_or(any), 0)).await?;
         // Connected, so that ICMP errors are seen, and answers from elsewhere are not.
         socket.connect(target).await?;
         Ok(Self { socket, buffer: vec![0; 2048] })
     }
 
     /// Asks once. Answers to earlier questions are passed over: those were counted as lost.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         number: u64,
         start: Instant,
@@ -108,7 +115,36 @@ fn wrong(number: u64, line: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Failure;
     use super::*;
+
+    /// Over loopback, where the kernel itself refuses a closed port and nobody answers on others.
+    #[tokio::test]
+    async fn refusal_and_silence_are_told_apart_for_every_protocol_and_family() {
+        let short = Duration::from_millis(100);
+        for loopback in ["127.0.0.1", "::1"] {
+            let loopback: IpAddr = loopback.parse().unwrap();
+            let tcp = std::net::TcpListener::bind((loopback, 0)).unwrap();
+            let udp = std::net::UdpSocket::bind((loopback, 0)).unwrap();
+            let (tcp_port, udp_port) = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+            let mut listening = Some((tcp, udp));
+            for (open, expected) in [(true, Failure::TimedOut), (false, Failure::Refused)] {
+                let stream = async {
+                    let mut stream = Connection::open(tcp_port, Some(loopback), short).await?;
+                    stream.ask(1, Instant::now(), short).await
+                };
+                let flow = async {
+                    let mut flow = Flow::open(udp_port, Some(loopback)).await?;
+                    flow.ask(1, Instant::now(), short).await
+                };
+                for (name, result) in [("TCP", stream.await), ("UDP", flow.await)] {
+                    let seen = Failure::of(&result.unwrap_err());
+                    assert_eq!(seen, expected, "{name} to {loopback}, open: {open}");
+                }
+                listening.take();
+            }
+        }
+    }
 
     #[test]
     fn an_answer_names_backend_client_and_question() {

@@ -14,10 +14,10 @@
 //! ```
 
 pub mod command;
-mod exchange;
+pub(crate) mod exchange;
 mod report;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -75,13 +75,15 @@ pub struct Plan {
     pub limit: Option<u64>,
     /// Time for an attempt.
     pub timeout: Duration,
+    /// Address to ask from, one of the namespace's; `None`: the kernel's choice.
+    pub source: Option<IpAddr>,
 }
 
 impl Plan {
     /// Until stopped, with [`TIMEOUT`] for each attempt.
     #[must_use]
     pub fn new(target: SocketAddr, load: Load) -> Self {
-        Self { target, load, limit: None, timeout: TIMEOUT }
+        Self { target, load, limit: None, timeout: TIMEOUT, source: None }
     }
 
     /// Ends after so many attempts.
@@ -204,13 +206,13 @@ async fn many(plan: Plan, per_s: u32, notes: &Arc<Recorder>, mut stopped: watch:
 
 async fn one_connection(plan: Plan, number: u64, notes: &Recorder) -> std::io::Result<Answer> {
     let start = Instant::now();
-    let mut connection = Connection::open(plan.target, plan.timeout).await?;
+    let mut connection = Connection::open(plan.target, plan.source, plan.timeout).await?;
     notes.connected();
     connection.ask(number, start, plan.timeout).await
 }
 
 async fn one_datagram(plan: Plan, number: u64) -> std::io::Result<Answer> {
-    let mut flow = Flow::open(plan.target).await?;
+    let mut flow = Flow::open(plan.target, plan.source).await?;
     flow.ask(number, Instant::now(), plan.timeout).await
 }
 
@@ -222,7 +224,7 @@ async fn stream(plan: Plan, pause: Duration, notes: &Recorder, stopped: &watch::
         }
         let result = match &mut connection {
             Some(open) => Connection::ask(open, number, Instant::now(), plan.timeout).await,
-            None => match Connection::open(plan.target, plan.timeout).await {
+            None => match Connection::open(plan.target, plan.source, plan.timeout).await {
                 Ok(open) => {
                     notes.connected();
                     connection.insert(open).ask(number, Instant::now(), plan.timeout).await
@@ -240,7 +242,7 @@ async fn stream(plan: Plan, pause: Duration, notes: &Recorder, stopped: &watch::
 }
 
 async fn flow(plan: Plan, pause: Duration, notes: &Recorder, stopped: &watch::Receiver<bool>) {
-    let mut flow = match Flow::open(plan.target).await {
+    let mut flow = match Flow::open(plan.target, plan.source).await {
         Ok(flow) => flow,
         Err(e) => return notes.note(Err(e), Instant::now()),
     };
