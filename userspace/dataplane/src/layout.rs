@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use sluice_abi::{BackendState, Deliver, MAX_BACKENDS, MAX_SLOTS, Mac, Service, service_flags};
@@ -47,8 +48,6 @@ pub(crate) struct Held {
     pub(crate) local: Option<bool>,
     /// Frontends that use it.
     pub(crate) users: usize,
-    /// Since it has none: the second from which on the id may be given to another.
-    pub(crate) free_at_s: Option<u64>,
 }
 
 /// A table in the slots.
@@ -64,6 +63,7 @@ pub(crate) struct Table {
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub(crate) service: Service,
+    /// `None` without slots, and where an earlier run's table is distrusted.
     pub(crate) table: Option<TableKey>,
     /// All backends it keeps alive: those of its table and others that still serve.
     pub(crate) endpoints: Vec<Endpoint>,
@@ -72,7 +72,7 @@ pub(crate) struct Placed {
 }
 
 /// Something that is no longer referred to, but may be in use by packets or flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Leftover {
     Table { offset: u32, len: u32 },
     Backend(Endpoint),
@@ -89,7 +89,9 @@ pub(crate) struct Layout {
     pub(crate) free_ids: Vec<(u32, u32)>,
     pub(crate) next_id: u32,
     /// What is to be freed, and from which second on.
-    pub(crate) leftovers: Vec<(u64, Leftover)>,
+    pub(crate) leftovers: BTreeMap<Leftover, u64>,
+    /// Slots of distrusted tables, and how many frontends still read each.
+    pub(crate) distrusted: BTreeMap<u32, usize>,
     pub(crate) max_slots: u32,
     pub(crate) max_backends: u32,
     /// Found in the maps, and not planned with since.
@@ -123,16 +125,18 @@ impl Layout {
             slots: Slots::new(max_slots),
             free_ids: Vec::new(),
             next_id: 0,
-            leftovers: Vec::new(),
+            leftovers: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
             max_slots,
             max_backends,
             adopted: false,
         }
     }
 
-    /// Reads what an earlier run left. What contradicts itself (a table with an unused backend, or
-    /// over another's slots) is left out, and so written anew by the next plan; backends that no
-    /// table holds are freed at `due_s`.
+    /// Reads what an earlier run left. A table that contradicts itself (it holds an unused backend,
+    /// lies over another's slots, or is there twice) is distrusted: the next plan writes it anew, and
+    /// its slots are kept for the packets that read them until then. Backends that no table holds are
+    /// freed at `due_s`.
     pub(crate) fn adopt<K: Kernel>(
         kernel: &K,
         max_slots: u32,
@@ -157,10 +161,7 @@ impl Layout {
             match endpoint.filter(|endpoint| !layout.backends.contains_key(endpoint)) {
                 Some(endpoint) => {
                     by_id.insert(id, endpoint);
-                    layout.backends.insert(
-                        endpoint,
-                        Held { id, written, local: None, users: 0, free_at_s: Some(due_s) },
-                    );
+                    layout.backends.insert(endpoint, Held { id, written, local: None, users: 0 });
                 }
                 None => layout.free_ids.push((id, written.generation)),
             }
@@ -172,38 +173,49 @@ impl Layout {
             .free_ids
             .extend((0..layout.next_id).filter(|id| !known.contains(id)).map(|id| (id, 0)));
         for (frontend, service) in kernel.frontends()? {
-            let table = layout.adopt_table(kernel, service, &by_id);
-            let endpoints: Vec<Endpoint> = table
-                .iter()
-                .flat_map(|(_, ids)| ids.iter().filter_map(|id| by_id.get(id).copied()))
-                .collect();
+            let ids = layout.read_table(kernel, service);
+            let mut endpoints: Vec<Endpoint> =
+                ids.iter().filter_map(|id| by_id.get(id).copied()).collect();
+            endpoints.sort_unstable();
+            endpoints.dedup();
             for endpoint in &endpoints {
                 if let Some(held) = layout.backends.get_mut(endpoint) {
                     held.users += 1;
-                    held.free_at_s = None;
                 }
             }
+            let table = layout.adopt_table(service, ids, &by_id);
             let placed = Placed { service, table, endpoints, source: None };
             layout.frontends.insert(frontend, placed);
         }
+        // After all others, so that no table is refused for the sake of a distrusted one.
+        for placed in layout.frontends.values() {
+            for slot in placed.distrusted(max_slots) {
+                if let Some(readers) = layout.distrusted.get_mut(&slot) {
+                    *readers += 1;
+                } else if layout.slots.claim(slot, 1) {
+                    layout.distrusted.insert(slot, 1);
+                }
+            }
+        }
         let unused = layout.backends.iter().filter(|(_, held)| held.users == 0);
-        layout.leftovers = unused.map(|(key, _)| (due_s, Leftover::Backend(*key))).collect();
+        layout.leftovers = unused.map(|(key, _)| (Leftover::Backend(*key), due_s)).collect();
         Ok(layout)
     }
 
-    /// The table of a frontend found in the maps.
-    fn adopt_table<K: Kernel>(
+    /// The slots of a frontend found in the maps; empty where they are none or not all there.
+    fn read_table<K: Kernel>(&self, kernel: &K, service: Service) -> Vec<u32> {
+        let slots = slots_of(service, self.max_slots);
+        slots.map(|index| kernel.slot(index)).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The table of a frontend found in the maps, by what stands in its slots; `None` if there is
+    /// none or it is distrusted.
+    fn adopt_table(
         &mut self,
-        kernel: &K,
         service: Service,
+        mut ids: Vec<u32>,
         by_id: &HashMap<u32, Endpoint>,
     ) -> Option<TableKey> {
-        let end = service.offset.checked_add(service.len).filter(|end| *end <= self.max_slots)?;
-        if service.len == 0 {
-            return None;
-        }
-        let mut ids: Vec<u32> =
-            (service.offset..end).map(|index| kernel.slot(index)).collect::<Option<_>>()?;
         let scheduler = if service.flags & service_flags::HASH == 0 {
             Scheduler::Random
         } else {
@@ -213,7 +225,7 @@ impl Layout {
             ids.sort_by_key(|id| by_id.get(id));
             Scheduler::Maglev
         };
-        if !ids.iter().all(|id| by_id.contains_key(id)) {
+        if ids.is_empty() || !ids.iter().all(|id| by_id.contains_key(id)) {
             return None;
         }
         let key = (scheduler, ids);
@@ -229,6 +241,21 @@ impl Layout {
             }
         }
         Some(key)
+    }
+}
+
+impl Placed {
+    /// The slots it reads that no known table holds.
+    pub(crate) fn distrusted(&self, max_slots: u32) -> Range<u32> {
+        if self.table.is_some() { 0..0 } else { slots_of(self.service, max_slots) }
+    }
+}
+
+/// The slots a frontend reads; empty where they would end beyond the last.
+fn slots_of(service: Service, max_slots: u32) -> Range<u32> {
+    match service.offset.checked_add(service.len) {
+        Some(end) if end <= max_slots => service.offset..end,
+        _ => 0..0,
     }
 }
 

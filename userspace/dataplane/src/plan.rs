@@ -123,23 +123,18 @@ impl Layout {
     /// Frees what is due; the operations make ids recognisably unused.
     pub(crate) fn collect(&mut self, now_s: u64) -> Vec<Op> {
         let mut ops = Vec::new();
-        let (due, later) =
-            std::mem::take(&mut self.leftovers).into_iter().partition(|(due_s, _)| *due_s <= now_s);
-        self.leftovers = later;
-        for (_, leftover) in due {
+        let due = self.leftovers.iter().filter(|(_, due_s)| **due_s <= now_s);
+        let due: Vec<Leftover> = due.map(|(leftover, _)| *leftover).collect();
+        for leftover in due {
+            self.leftovers.remove(&leftover);
             match leftover {
                 Leftover::Table { offset, len } => self.slots.free(offset, len),
                 Leftover::Backend(key) => {
-                    // In use again since?
-                    let due = |held: &Held| held.free_at_s.is_some_and(|due_s| due_s <= now_s);
-                    if self.backends.get(&key).is_some_and(due)
-                        && let Some(held) = self.backends.remove(&key)
-                    {
-                        let generation = held.written.generation;
-                        let free = sluice_abi::Backend { generation, ..sluice_abi::Backend::FREE };
-                        ops.push(Op::PutBackend { id: held.id, backend: free });
-                        self.free_ids.push((held.id, generation));
-                    }
+                    let Some(held) = self.backends.remove(&key) else { continue };
+                    let generation = held.written.generation;
+                    let free = sluice_abi::Backend { generation, ..sluice_abi::Backend::FREE };
+                    ops.push(Op::PutBackend { id: held.id, backend: free });
+                    self.free_ids.push((held.id, generation));
                 }
             }
         }
@@ -207,9 +202,8 @@ impl Layout {
             written: sluice_abi::Backend::FREE,
             local: None,
             users: 0,
-            free_at_s: None,
         });
-        held.free_at_s = None;
+        self.leftovers.remove(&Leftover::Backend(key));
         held.local = Some(backend.local);
         if held.written != written {
             held.written = written;
@@ -260,9 +254,8 @@ impl Layout {
     fn abandon(&mut self, port: &ServicePort, now_s: u64) {
         let (list, _) = port.internal();
         for key in list.iter().chain(port.serving.iter()).map(endpoint) {
-            if let Some(held) = self.backends.get_mut(&key).filter(|held| held.users == 0) {
-                held.free_at_s = Some(now_s + BACKEND_GRACE_S);
-                self.leftovers.push((now_s + BACKEND_GRACE_S, Leftover::Backend(key)));
+            if self.backends.get(&key).is_some_and(|held| held.users == 0) {
+                self.leftovers.insert(Leftover::Backend(key), now_s + BACKEND_GRACE_S);
             }
         }
     }
@@ -275,8 +268,17 @@ impl Layout {
             table.users -= 1;
             if table.users == 0 {
                 let leftover = Leftover::Table { offset: table.offset, len: table.len };
-                self.leftovers.push((now_s + TABLE_GRACE_S, leftover));
+                self.leftovers.insert(leftover, now_s + TABLE_GRACE_S);
                 self.tables.remove(key);
+            }
+        }
+        for slot in placed.distrusted(self.max_slots) {
+            let Some(readers) = self.distrusted.get_mut(&slot) else { continue };
+            *readers -= 1;
+            if *readers == 0 {
+                self.distrusted.remove(&slot);
+                let leftover = Leftover::Table { offset: slot, len: 1 };
+                self.leftovers.insert(leftover, now_s + TABLE_GRACE_S);
             }
         }
         for key in &placed.endpoints {
@@ -287,8 +289,7 @@ impl Layout {
                 let generation = held.written.generation;
                 held.written = encode(*key, local, generation, BackendState::Retired, ways);
                 stages.retirements.push(Op::PutBackend { id: held.id, backend: held.written });
-                held.free_at_s = Some(now_s + BACKEND_GRACE_S);
-                self.leftovers.push((now_s + BACKEND_GRACE_S, Leftover::Backend(*key)));
+                self.leftovers.insert(Leftover::Backend(*key), now_s + BACKEND_GRACE_S);
             }
         }
     }

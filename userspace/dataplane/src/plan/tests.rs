@@ -76,6 +76,11 @@ struct Sketch {
     maglev: bool,
 }
 
+/// Endpoints that are all listed, chosen at random.
+fn random(listed: &[u8]) -> Sketch {
+    Sketch { listed: listed.to_vec(), serving: vec![], maglev: false }
+}
+
 fn sketch() -> impl Strategy<Value = Sketch> {
     let set = || prop::collection::btree_set(1_u8..12, 0..6);
     (set(), set(), any::<bool>()).prop_map(|(listed, serving, maglev)| Sketch {
@@ -215,9 +220,8 @@ proptest! {
 /// An id that another endpoint gets has another generation: an old UDP flow is not taken for its own.
 #[test]
 fn a_reused_id_has_a_new_generation() {
-    let sketch = |octet| Sketch { listed: vec![octet], serving: vec![], maglev: false };
     let mut layout = Layout::with_capacity(SLOTS, 1);
-    let state_of = |octet| state(&BTreeMap::from([(1, sketch(octet))]));
+    let state_of = |octet| state(&BTreeMap::from([(1, random(&[octet]))]));
     let first = layout.plan(&state_of(1), &Ways::default(), 0);
     layout.plan(&State::default(), &Ways::default(), 0);
     let full = layout.plan(&state_of(2), &Ways::default(), 1);
@@ -238,10 +242,7 @@ fn one_change_is_a_handful_of_operations() {
     let mut wanted = State::default();
     for name in 0..1_000_u16 {
         let [high, low] = name.to_be_bytes();
-        let one = state(&BTreeMap::from([(
-            1,
-            Sketch { listed: vec![1, 2, 3], serving: vec![], maglev: false },
-        )]));
+        let one = state(&BTreeMap::from([(1, random(&[1, 2, 3]))]));
         for (mut key, port) in one.ports {
             key.name = format!("s{name}");
             let mut port = ServicePort::clone(&port);
@@ -258,4 +259,110 @@ fn one_change_is_a_handful_of_operations() {
     }
     let plan = layout.plan(&wanted, &Ways::default(), 1);
     assert_eq!(plan.ops.len(), 2, "a table and a frontend: {:?}", plan.ops);
+}
+
+/// The grace time of a backend counts from when it was last let go of, and ends when it is used.
+#[test]
+fn a_backend_that_is_used_again_is_not_freed() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let used = state(&BTreeMap::from([(1, random(&[1]))]));
+    let unused = State::default();
+    layout.plan(&used, &Ways::default(), 0);
+    layout.plan(&unused, &Ways::default(), 10);
+    layout.plan(&used, &Ways::default(), 20);
+    assert_eq!(layout.collect(10 + BACKEND_GRACE_S), [], "it is in use");
+    layout.plan(&unused, &Ways::default(), 100);
+    assert_eq!(layout.collect(99 + BACKEND_GRACE_S), []);
+    assert_eq!(layout.collect(100 + BACKEND_GRACE_S).len(), 1);
+    assert_eq!(layout.leftovers, BTreeMap::new());
+}
+
+/// Backends of a frontend that found no slots are freed in time, and not while another uses them.
+#[test]
+fn what_was_held_for_a_skipped_frontend_is_freed() {
+    let mut layout = Layout::with_capacity(1, BACKENDS);
+    let both = BTreeMap::from([(1, random(&[1])), (2, random(&[1, 2]))]);
+    let plan = layout.plan(&state(&both), &Ways::default(), 0);
+    assert_eq!(plan.skipped.len(), 1);
+    assert_eq!(layout.collect(BACKEND_GRACE_S).len(), 1, "10.244.0.2 alone");
+    assert_eq!(layout.backends.len(), 1);
+}
+
+/// Two frontends over slots 0 and 1, of which an earlier run left a table that cannot be believed.
+fn distrusted(capacity: u32) -> Layout {
+    let mut model = Model::default();
+    let shared = BTreeMap::from([(1, random(&[1, 2])), (2, random(&[1, 2]))]);
+    let plan = Layout::with_capacity(capacity, BACKENDS).plan(&state(&shared), &Ways::default(), 0);
+    for op in &plan.ops {
+        op.apply(&mut model).unwrap();
+    }
+    model.slots.insert(1, 40);
+    Layout::adopt(&model, capacity, BACKENDS, 60).unwrap()
+}
+
+fn tables(plan: &Plan) -> Vec<u32> {
+    let offset =
+        |op: &Op| if let Op::WriteTable { offset, .. } = op { Some(*offset) } else { None };
+    plan.ops.iter().filter_map(offset).collect()
+}
+
+/// The slots of a table that holds an unknown id are given to no other before the last frontend
+/// that reads them has been rewritten and the grace time is over.
+#[test]
+fn slots_of_a_distrusted_table_are_kept_for_who_reads_them() {
+    let mut layout = distrusted(SLOTS);
+    let one = BTreeMap::from([(1, random(&[1, 2])), (2, random(&[1, 2]))]);
+    let plan = layout.plan(&state(&one), &Ways::default(), 100);
+    assert_eq!(tables(&plan), [2]);
+    let rewritten = plan.ops.iter().filter(|op| matches!(op, Op::PutFrontend { .. })).count();
+    assert_eq!(rewritten, 2);
+
+    layout.collect(99 + TABLE_GRACE_S);
+    let two = BTreeMap::from([(1, random(&[1])), (2, random(&[1, 2]))]);
+    assert_eq!(tables(&layout.plan(&state(&two), &Ways::default(), 101)), [4]);
+    layout.collect(100 + TABLE_GRACE_S);
+    let three = BTreeMap::from([(1, random(&[2])), (2, random(&[1, 2]))]);
+    assert_eq!(tables(&layout.plan(&state(&three), &Ways::default(), 102)), [0]);
+}
+
+/// While one of the frontends finds no room for a new table, the old slots and the known backend in
+/// them stay what they are.
+#[test]
+fn a_frontend_that_stays_keeps_its_distrusted_table() {
+    let mut layout = distrusted(3);
+    let wanted = BTreeMap::from([(1, random(&[3])), (2, random(&[1, 2]))]);
+    let plan = layout.plan(&state(&wanted), &Ways::default(), 100);
+    assert_eq!(tables(&plan), [2]);
+    assert_eq!(plan.skipped.len(), 1);
+    let freed = layout.collect(1_000);
+    assert!(matches!(freed[..], [Op::PutBackend { id: 1, .. }]), "10.244.0.2: {freed:?}");
+    assert_eq!(layout.slots.used(), 3);
+
+    layout.plan(&State::default(), &Ways::default(), 1_000);
+    layout.collect(1_000 + BACKEND_GRACE_S);
+    assert_eq!((layout.slots.used(), layout.backends.len()), (0, 0));
+    assert!(layout.distrusted.is_empty());
+}
+
+/// The same table a second time, as an interrupted plan leaves it: one is believed, the other's slots
+/// are kept until its frontend reads the first.
+#[test]
+fn a_table_that_is_there_twice_is_adopted_once() {
+    let mut model = Model::default();
+    let wanted = state(&BTreeMap::from([(1, random(&[1, 2])), (2, random(&[1, 2]))]));
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    for op in layout.plan(&wanted, &Ways::default(), 0).ops {
+        op.apply(&mut model).unwrap();
+    }
+    model.write_table(10, &[model.slots[&0], model.slots[&1]]).unwrap();
+    model.frontends.get_mut(&frontend(2)).unwrap().offset = 10;
+
+    let mut layout = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
+    assert_eq!(layout.slots.used(), 4);
+    let plan = layout.plan(&wanted, &Ways::default(), 0);
+    assert_eq!(plan.ops.len(), 1, "the second frontend: {:?}", plan.ops);
+    layout.collect(TABLE_GRACE_S - 1);
+    assert_eq!(layout.slots.used(), 4);
+    layout.collect(TABLE_GRACE_S);
+    assert_eq!(layout.slots.used(), 2);
 }
