@@ -1,0 +1,7 @@
+//! What happens to packets, on the host build: translation both ways, checksums, flow state.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may fail")]
+
+mod build;
+mod flows;
+mod left_alone;
+mod paths;
