@@ -15,19 +15,6 @@ use sluice_testkit::traffic::{self, Load, Plan};
 
 const CRASH: &str = "SLUICE_TEST_CRASH";
 
-/// A test that can't run here says so.
-fn skipped() -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIP: network namespaces need root");
-        return true;
-    }
-    if !Path::new("/usr/lib/cni/bridge").exists() && !Path::new("/opt/cni/bin/bridge").exists() {
-        println!("SKIP: the CNI plugins are not installed (containernetworking-plugins)");
-        return true;
-    }
-    false
-}
-
 fn options(root: &Path) -> Options {
     Options {
         nodes: 2,
@@ -55,7 +42,8 @@ fn marked(id: &str) -> Vec<String> {
 
 #[test]
 fn pods_come_into_slices_are_asked_and_go_with_grace() {
-    if skipped() {
+    if let Some(missing) = cluster::missing() {
+        println!("SKIP: {missing}");
         return;
     }
     let root = tempfile::tempdir().unwrap();
@@ -147,7 +135,8 @@ fn a_cluster_until_killed() {
 
 #[test]
 fn after_a_crash_everything_is_removed_too() {
-    if skipped() {
+    if let Some(missing) = cluster::missing() {
+        println!("SKIP: {missing}");
         return;
     }
     let root = tempfile::tempdir().unwrap();

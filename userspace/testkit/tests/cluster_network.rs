@@ -4,11 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sluice_testkit::cluster;
 use sluice_testkit::cluster::cni::Cni;
 use sluice_testkit::cluster::netns::Netns;
 use sluice_testkit::cluster::network::Network;
@@ -16,22 +16,10 @@ use sluice_testkit::cluster::process::{Keeper, Spec};
 use sluice_testkit::cluster::registry::Claim;
 use sluice_testkit::traffic::{self, Load, Plan};
 
-/// A test that can't run here says so.
-fn skipped() -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIP: network namespaces need root");
-        return true;
-    }
-    if !Path::new("/usr/lib/cni/bridge").exists() && !Path::new("/opt/cni/bin/bridge").exists() {
-        println!("SKIP: the CNI plugins are not installed (containernetworking-plugins)");
-        return true;
-    }
-    false
-}
-
 #[test]
 fn pods_of_two_nodes_and_the_office_reach_a_pod_and_all_is_removed() {
-    if skipped() {
+    if let Some(missing) = cluster::missing() {
+        println!("SKIP: {missing}");
         return;
     }
     let root = tempfile::tempdir().unwrap();

@@ -26,6 +26,11 @@ pub struct Cni {
     config: Value,
 }
 
+/// The folder of the plugins; `None` where they are not installed.
+pub(super) fn plugin_dir() -> Option<&'static Path> {
+    PLUGIN_DIRS.iter().map(Path::new).find(|dir| dir.join("bridge").exists())
+}
+
 #[derive(Deserialize)]
 struct Success {
     #[serde(default)]
@@ -44,8 +49,7 @@ impl Cni {
     /// # Errors
     /// When the plugins are not installed.
     pub fn new(pod_cidrs: &[IpNet], state_dir: &Path) -> Result<Self> {
-        let found = PLUGIN_DIRS.iter().map(Path::new).find(|dir| dir.join("bridge").exists());
-        let plugin_dir = found
+        let plugin_dir = plugin_dir()
             .context("CNI plugins are missing: apt-get install containernetworking-plugins")?;
         let ranges: Vec<Value> =
             pod_cidrs.iter().map(|cidr| json!([{ "subnet": cidr.to_string() }])).collect();

@@ -337,6 +337,16 @@ impl Cluster {
     }
 }
 
+/// What a cluster needs and this machine does not give, for tests that then say so and skip.
+#[must_use]
+pub fn missing() -> Option<&'static str> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("network namespaces need root");
+    }
+    let plugins = cni::plugin_dir();
+    plugins.is_none().then_some("the CNI plugins are not installed (containernetworking-plugins)")
+}
+
 /// Asks until there is an answer.
 ///
 /// # Errors
