@@ -11,12 +11,14 @@ mod reason;
 mod service;
 
 pub use flow::{Deliver, Flow, FlowKey, Mac, flags, tcp};
-pub use node::{Backend, BackendState, Config};
+pub use node::{Backend, BackendState, Config, SERVICE_RANGES};
 pub use reason::Reason;
-pub use service::{Service, ServiceKey, service_flags};
+pub use service::{
+    Affinity, AffinityKey, Range, RangeKey, Service, ServiceKey, Table, service_flags,
+};
 
 /// Version of the layout of all maps together; part of the path of the pins.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Most frontends (service address, port and protocol) of one address family.
 pub const MAX_SERVICES: usize = 131_072;
@@ -24,6 +26,12 @@ pub const MAX_SERVICES: usize = 131_072;
 pub const MAX_BACKENDS: usize = 262_144;
 /// Slots of all balancing tables together: 16 MiB, since an array element takes 8 bytes at least.
 pub const MAX_SLOTS: usize = 2_097_152;
+/// Clients that session affinity remembers, per family; the longest unused are forgotten first.
+pub const MAX_AFFINITIES: usize = 65_536;
+/// Source ranges of all service ports together, per family.
+pub const MAX_RANGES: usize = 65_536;
+/// Refusals a processor sends in a second; beyond it there is silence.
+pub const MAX_REFUSALS: u32 = 1_000;
 /// Entries of a flow table (per family) unless user space asks for another size.
 pub const DEFAULT_FLOWS: usize = 262_144;
 
@@ -115,7 +123,11 @@ const _: () = {
     assert!(size_of::<Flow<Addr6>>() == 64);
     assert!(size_of::<ServiceKey<Addr4>>() == 8);
     assert!(size_of::<ServiceKey<Addr6>>() == 20);
-    assert!(size_of::<Service>() == 12);
-    assert!(size_of::<Backend>() == 40);
-    assert!(size_of::<Config>() == 84);
+    assert!(size_of::<Service>() == 28);
+    assert!(size_of::<AffinityKey<Addr4>>() == 8);
+    assert!(size_of::<AffinityKey<Addr6>>() == 20);
+    assert!(size_of::<RangeKey<Addr4>>() == 12);
+    assert!(size_of::<RangeKey<Addr6>>() == 24);
+    assert!(size_of::<Backend>() == 44);
+    assert!(size_of::<Config>() == 248);
 };

@@ -26,6 +26,9 @@ pub struct Backend {
     pub ip_version: u8,
     /// Always zero.
     pub pad: u16,
+    /// [`crate::Service::id`] of the service port it belongs to: one endpoint of two service ports
+    /// is two backends, since each may lose it alone.
+    pub service: u32,
 }
 
 impl MapData for Backend {}
@@ -43,6 +46,7 @@ impl Backend {
         deliver: 0,
         ip_version: 0,
         pad: 0,
+        service: 0,
     };
 }
 
@@ -57,6 +61,9 @@ pub enum BackendState {
     /// Established TCP goes on (R36); UDP flows choose anew (R31).
     Retired = 2,
 }
+
+/// Ranges of service addresses that the programs know of, per family.
+pub const SERVICE_RANGES: usize = 4;
 
 /// What the programs know of the node. One entry, rewritten in place when addresses change.
 #[repr(C)]
@@ -76,6 +83,13 @@ pub struct Config {
     pub pods6: [[u32; 4]; 2],
     /// kube-bridge's interface.
     pub bridge_ifindex: u32,
+    /// Not 0: clients of ClusterIPs are masqueraded wherever they are (`--masquerade-all`).
+    pub masquerade_all: u32,
+    /// Ranges of ClusterIPs as address and mask, network byte order; all ones and no mask where
+    /// there is none: nothing lies in it.
+    pub services4: [[u32; 2]; SERVICE_RANGES],
+    /// As `services4`.
+    pub services6: [[[u32; 4]; 2]; SERVICE_RANGES],
 }
 
 impl MapData for Config {}
@@ -90,5 +104,8 @@ impl Config {
         node6: [0; 4],
         pods6: [[0; 4]; 2],
         bridge_ifindex: 0,
+        masquerade_all: 0,
+        services4: [[u32::MAX, 0]; SERVICE_RANGES],
+        services6: [[[u32::MAX; 4], [0; 4]]; SERVICE_RANGES],
     };
 }

@@ -51,8 +51,16 @@ reasons! {
     ReplyRoute = "reply_route", false;
     /// Backend to client, left to the stack.
     ReplyStack = "reply_stack", false;
-    /// The frontend has no endpoint.
+    /// The frontend has endpoints, but none that its traffic policy allows: silence.
     NoEndpoints = "no_endpoints", true;
+    /// The frontend has no endpoint, or the service address no such port: refused.
+    Refused = "refused", true;
+    /// As `Refused`, but too many have been refused in this second: silence.
+    RefusedSilently = "refused_silently", true;
+    /// The client is outside the source ranges of a load balancer's address.
+    SourceRange = "source_range", true;
+    /// An address of the service range that no service has.
+    NoService = "no_service", true;
     /// TCP towards a frontend, not a SYN, of no known flow.
     NoFlow = "no_flow", true;
     /// A slot names an unused backend.

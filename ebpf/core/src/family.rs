@@ -7,10 +7,17 @@ use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, Mac, Reason};
 
 use crate::checksum::{apply, change, fold32, mix};
 use crate::packet::Packet;
-use crate::wire::{ETHERNET_LEN, IPV4_TAIL, IPV6_ADDRESSES, Ipv4, Ipv4Tail, Ipv6};
+use crate::wire::{
+    ETHERNET_LEN, ICMP, ICMPV6, IPV4_TAIL, IPV6_ADDRESSES, Icmp, Ipv4, Ipv4Tail, Ipv6,
+};
 
 /// IANA protocol number of IPv6's fragment header (RFC 8200 section 4.5).
 const FRAGMENT_HEADER: u8 = 44;
+
+/// Time to live, or hop limit, of a packet that begins here.
+const HOPS: u8 = 64;
+/// Octets of the transport header that an ICMP error quotes (RFC 792).
+const QUOTED: usize = 8;
 
 /// An address family.
 pub trait Family: Copy + 'static {
@@ -36,6 +43,16 @@ pub trait Family: Copy + 'static {
     fn backend_address(backend: &Backend) -> Self::Addr;
     /// Whether an address lies in the pod network; true where none is configured (R12).
     fn is_pod(config: &Config, address: Self::Addr) -> bool;
+    /// Whether a pod network is configured.
+    fn has_pods(config: &Config) -> bool;
+    /// Whether an address lies in a range of ClusterIPs.
+    fn is_service(config: &Config, address: Self::Addr) -> bool;
+    /// Turns a packet round: source and destination change places, and it has all its hops before
+    /// it. The transport checksum stays right.
+    fn turn<P: Packet>(packet: &mut P) -> Option<()>;
+    /// Makes of a packet the ICMP error "port unreachable" about it, from its destination to its
+    /// source (RFC 792, RFC 4443 section 3.1). The Ethernet addresses are not touched.
+    fn unreachable<P: Packet>(packet: &mut P, transport: usize) -> Option<()>;
     /// kube-bridge's address, if known.
     fn gateway(config: &Config) -> Option<Self::Addr>;
     /// The node's address, if known.
@@ -156,6 +173,57 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn has_pods(config: &Config) -> bool {
+        let [_, mask] = config.pods4;
+        mask != 0
+    }
+
+    #[inline(always)]
+    fn is_service(config: &Config, address: Addr4) -> bool {
+        config.services4.iter().any(|[net, mask]| address.0 & mask == *net)
+    }
+
+    #[inline(always)]
+    fn turn<P: Packet>(packet: &mut P) -> Option<()> {
+        let mut tail: Ipv4Tail = packet.load(ETHERNET_LEN + IPV4_TAIL)?;
+        (tail.src, tail.dst) = (tail.dst, tail.src);
+        let old = u16::from_ne_bytes([tail.ttl, tail.protocol]);
+        tail.ttl = HOPS;
+        let new = u16::from_ne_bytes([tail.ttl, tail.protocol]);
+        tail.check_be = apply(tail.check_be, u32::from(!old) + u32::from(new));
+        packet.store(ETHERNET_LEN + IPV4_TAIL, tail)
+    }
+
+    #[inline(always)]
+    fn unreachable<P: Packet>(packet: &mut P, transport: usize) -> Option<()> {
+        const HEADER: usize = size_of::<Ipv4>();
+        let old: Ipv4Tail = packet.load(ETHERNET_LEN + IPV4_TAIL)?;
+        let quoted = transport - ETHERNET_LEN + QUOTED;
+        packet.make_room(transport + QUOTED, HEADER + size_of::<Icmp>())?;
+        let mut ip = Ipv4 {
+            version_ihl: 0x45,
+            tos: 0xc0,
+            total_len_be: ((HEADER + size_of::<Icmp>() + quoted) as u16).to_be(),
+            id_be: 0,
+            fragment_be: 0,
+            ttl: HOPS,
+            protocol: ICMP,
+            check_be: 0,
+            src: old.dst,
+            dst: old.src,
+        };
+        let halves = |word: u32| u64::from(word & 0xffff) + u64::from(word >> 16);
+        let sum = u64::from(u16::from_ne_bytes([ip.version_ihl, ip.tos]))
+            + u64::from(ip.total_len_be)
+            + u64::from(u16::from_ne_bytes([ip.ttl, ip.protocol]))
+            + halves(ip.src)
+            + halves(ip.dst);
+        ip.check_be = apply(u16::MAX, fold32(sum));
+        packet.store(ETHERNET_LEN, ip)?;
+        icmp(packet, ETHERNET_LEN + HEADER, (3, 3), quoted, 0)
+    }
+
+    #[inline(always)]
     fn gateway(config: &Config) -> Option<Addr4> {
         (config.gateway4 != 0).then_some(Addr4(config.gateway4))
     }
@@ -225,6 +293,47 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn has_pods(config: &Config) -> bool {
+        let [_, [mask, ..]] = config.pods6;
+        mask != 0
+    }
+
+    #[inline(always)]
+    fn is_service(config: &Config, address: Addr6) -> bool {
+        let [a, b, c, d] = address.0;
+        config
+            .services6
+            .iter()
+            .any(|[net, [ma, mb, mc, md]]| Addr6([a & ma, b & mb, c & mc, d & md]) == Addr6(*net))
+    }
+
+    #[inline(always)]
+    fn turn<P: Packet>(packet: &mut P) -> Option<()> {
+        let [src, dst]: [[u32; 4]; 2] = packet.load(ETHERNET_LEN + IPV6_ADDRESSES)?;
+        packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [dst, src])?;
+        packet.store(ETHERNET_LEN + IPV6_ADDRESSES - 1, HOPS)
+    }
+
+    #[inline(always)]
+    fn unreachable<P: Packet>(packet: &mut P, transport: usize) -> Option<()> {
+        const HEADER: usize = size_of::<Ipv6>();
+        let quoted = transport - ETHERNET_LEN + QUOTED;
+        packet.make_room(transport + QUOTED, HEADER + size_of::<Icmp>())?;
+        let old = ETHERNET_LEN + HEADER + size_of::<Icmp>() + IPV6_ADDRESSES;
+        let [src, dst]: [[u32; 4]; 2] = packet.load(old)?;
+        packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [dst, src])?;
+        packet.store(ETHERNET_LEN, 0x6000_0000_u32.to_be())?;
+        let len = (size_of::<Icmp>() + quoted) as u16;
+        let [a, b] = len.to_be_bytes();
+        packet.store(ETHERNET_LEN + 4, [a, b, ICMPV6, HOPS])?;
+        let mut pseudo = u64::from(u32::from(len).to_be()) + u64::from(u32::from(ICMPV6).to_be());
+        for word in src.into_iter().chain(dst) {
+            pseudo += u64::from(word);
+        }
+        icmp(packet, ETHERNET_LEN + HEADER, (1, 4), quoted, pseudo)
+    }
+
+    #[inline(always)]
     fn gateway(config: &Config) -> Option<Addr6> {
         Some(Addr6(config.gateway6)).filter(|address| *address != Addr6([0; 4]))
     }
@@ -241,6 +350,29 @@ impl Family for V6 {
         let low = (u64::from(c) << 32) | u64::from(d);
         mix(high).wrapping_add(low)
     }
+}
+
+/// Writes the header of an ICMP error in front of the `quoted` bytes it is about; `sum` is what its
+/// checksum covers beside them.
+#[inline(always)]
+fn icmp<P: Packet>(
+    packet: &mut P,
+    at: usize,
+    (kind, code): (u8, u8),
+    quoted: usize,
+    mut sum: u64,
+) -> Option<()> {
+    /// An IPv4 header of all options and what follows it: the most that is quoted.
+    const MOST: usize = 60 + QUOTED;
+    let body = at + size_of::<Icmp>();
+    for offset in (0..MOST).step_by(4) {
+        if offset >= quoted {
+            break;
+        }
+        sum += u64::from(packet.load::<u32>(body + offset)?);
+    }
+    sum += u64::from(u16::from_ne_bytes([kind, code]));
+    packet.store(at, Icmp { kind, code, check_be: apply(u16::MAX, fold32(sum)), unused: 0 })
 }
 
 /// A function of its own, since sixteen words in flight are more than a program's registers, and

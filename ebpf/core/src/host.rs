@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::vec::Vec;
 
-use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, FlowKey, Reason, Service, ServiceKey};
+use sluice_abi::{
+    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Flow, FlowKey, MAX_REFUSALS, Range,
+    RangeKey, Reason, Service, ServiceKey,
+};
 
 use crate::checksum::apply;
-use crate::wire::Wire;
+use crate::wire::{ETHERNET_LEN, Wire};
 use crate::{Family, FlowTable, Inserted, Lookup, NextHop, NodeTables, Packet, Tables, V4, V6};
 
 /// A packet in memory. Its checksums are complete, as those of a packet from a wire.
@@ -69,6 +72,15 @@ impl Packet for HostPacket {
         let diff = u64::from(!old) + u64::from(new);
         self.fix(check, ((diff & 0xffff_ffff) + (diff >> 32)) as u32, udp)
     }
+    fn make_room(&mut self, keep: usize, room: usize) -> Option<()> {
+        if keep > self.bytes.len() {
+            return None;
+        }
+        self.bytes.truncate(keep);
+        let at = ETHERNET_LEN..ETHERNET_LEN;
+        self.bytes.splice(at, std::iter::repeat_n(0, room));
+        Some(())
+    }
     fn hop(&mut self) -> &mut NextHop {
         &mut self.hop
     }
@@ -108,6 +120,16 @@ pub struct HostNode {
     pub services4: HashMap<ServiceKey<Addr4>, Service>,
     /// IPv6 frontends.
     pub services6: HashMap<ServiceKey<Addr6>, Service>,
+    /// Affinities of IPv4 clients.
+    pub affinities4: RefCell<HashMap<AffinityKey<Addr4>, Affinity>>,
+    /// Affinities of IPv6 clients.
+    pub affinities6: RefCell<HashMap<AffinityKey<Addr6>, Affinity>>,
+    /// IPv4 source ranges.
+    pub ranges4: Vec<RangeKey<Addr4>>,
+    /// IPv6 source ranges.
+    pub ranges6: Vec<RangeKey<Addr6>>,
+    /// Refusals since the last full second.
+    pub refusals: RefCell<(u32, u32)>,
     /// Slots by index.
     pub slots: Vec<u32>,
     /// Backends by id.
@@ -129,6 +151,11 @@ impl Default for HostNode {
         Self {
             services4: HashMap::new(),
             services6: HashMap::new(),
+            affinities4: RefCell::default(),
+            affinities6: RefCell::default(),
+            ranges4: Vec::new(),
+            ranges6: Vec::new(),
+            refusals: RefCell::default(),
             slots: Vec::new(),
             backends: Vec::new(),
             config: Config::EMPTY,
@@ -159,21 +186,56 @@ impl NodeTables for HostNode {
     fn random(&self) -> u32 {
         self.draw
     }
+    fn may_refuse(&self, now: u32) -> bool {
+        let mut refusals = self.refusals.borrow_mut();
+        if now.wrapping_sub(refusals.0) >= self.hz {
+            *refusals = (now, 0);
+        }
+        refusals.1 += 1;
+        refusals.1 <= MAX_REFUSALS
+    }
     fn count(&self, reason: Reason) {
         *self.counts.borrow_mut().entry(reason).or_default() += 1;
     }
 }
 
-impl Lookup<V4> for HostNode {
-    fn service(&self, key: &ServiceKey<Addr4>) -> Option<Service> {
-        self.services4.get(key).copied()
-    }
+macro_rules! lookup {
+    ($family:ty, $addr:ty, $services:ident, $affinities:ident, $ranges:ident, $octets:expr) => {
+        impl Lookup<$family> for HostNode {
+            fn service(&self, key: &ServiceKey<$addr>) -> Option<Service> {
+                self.$services.get(key).copied()
+            }
+            fn affinity(&self, key: &AffinityKey<$addr>) -> Option<Affinity> {
+                self.$affinities.borrow().get(key).copied()
+            }
+            fn bind(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
+                self.$affinities.borrow_mut().insert(*key, *affinity);
+            }
+            fn allows(&self, client: &Range<$addr>) -> bool {
+                self.$ranges.iter().any(|RangeKey { prefix_len, range }| {
+                    range.service == client.service
+                        && same_prefix(
+                            &$octets(range.addr),
+                            &$octets(client.addr),
+                            prefix_len.saturating_sub(32),
+                        )
+                })
+            }
+        }
+    };
 }
+lookup!(V4, Addr4, services4, affinities4, ranges4, Addr4::octets);
+lookup!(V6, Addr6, services6, affinities6, ranges6, Addr6::octets);
 
-impl Lookup<V6> for HostNode {
-    fn service(&self, key: &ServiceKey<Addr6>) -> Option<Service> {
-        self.services6.get(key).copied()
-    }
+fn same_prefix(a: &[u8], b: &[u8], bits: u32) -> bool {
+    a.iter().zip(b).zip((0..).step_by(8)).all(|((a, b), at)| {
+        let mask = match bits.saturating_sub(at) {
+            0 => 0,
+            left @ 1..8 => !(u8::MAX >> left),
+            _ => u8::MAX,
+        };
+        (a ^ b) & mask == 0
+    })
 }
 
 /// All tables of a node.

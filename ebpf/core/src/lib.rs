@@ -15,6 +15,7 @@ pub mod host;
 mod open;
 mod packet;
 mod process;
+mod refuse;
 mod tables;
 mod translate;
 pub mod wire;

@@ -1,8 +1,8 @@
 //! New flows: choose a backend, find a tuple that is free, remember both directions.
 
 use sluice_abi::{
-    BackendState, Deliver, Flow, FlowKey, Reason, SNAT_FIRST_PORT, SNAT_PORTS, Service, flags,
-    service_flags, tcp,
+    Affinity, AffinityKey, BackendState, Deliver, Flow, FlowKey, Range, Reason, SNAT_FIRST_PORT,
+    SNAT_PORTS, Service, ServiceKey, Table, flags, service_flags, tcp,
 };
 
 use crate::UDP_TIMEOUT_S;
@@ -10,7 +10,7 @@ use crate::checksum::hash_tuple;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::process::{Hook, idle};
-use crate::tables::{FlowTable, Inserted, NodeTables, Tables};
+use crate::tables::{FlowTable, Inserted, Lookup, NodeTables, Tables};
 use crate::translate::reverse;
 use crate::wire::SOURCE_MAC;
 
@@ -28,37 +28,70 @@ pub(crate) struct Arrival {
     pub(crate) first: bool,
 }
 
-/// Draws one of a frontend's backends, and says how the client's tuple is translated for it.
-#[inline(always)]
-pub(crate) fn service<F: Family, T: Tables<F>>(
-    node: &T::Node,
+/// Steps of a search through any table: the logarithm of the slots there are.
+const SEARCH_STEPS: u32 = usize::BITS - sluice_abi::MAX_SLOTS.leading_zeros();
+
+/// Whether a packet without a flow gets one, and how it then translates; else why not.
+///
+/// A function of its own, as those that follow: the stack of a program has 512 bytes.
+#[inline(never)]
+pub(crate) fn decide<F: Family, T: Tables<F>>(
+    tables: &mut T,
     key: &FlowKey<F::Addr>,
-    service: Service,
     arrival: &Arrival,
     forward: &mut Flow<F::Addr>,
 ) -> Option<Reason> {
-    if service.len == 0 {
-        return Some(Reason::NoEndpoints);
+    let (flows, node) = tables.split();
+    let frontend =
+        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol as u8, pad: 0 };
+    match (node.service(&frontend), arrival.first) {
+        (Some(_), false) => Some(Reason::NoFlow),
+        (Some(found), true) => service::<F, T>(node, key, &found, arrival, forward),
+        (None, true) => direct::<F, T>(flows, node, key, arrival, forward),
+        (None, false) => {
+            stray::<F, T>(node, key.dst).map_or(Some(Reason::NotService), |_| Some(Reason::NoFlow))
+        }
     }
-    let draw =
-        if service.flags & service_flags::HASH != 0 { hash_tuple::<F>(key) } else { node.random() };
-    let slot = ((u64::from(draw) * u64::from(service.len)) >> 32) as u32;
-    let Some(id) = node.slot(service.offset.wrapping_add(slot)) else {
-        return Some(Reason::StaleSlot);
-    };
+}
+
+/// Chooses one of a frontend's backends, and says how the client's tuple is translated for it.
+#[inline(always)]
+fn service<F: Family, T: Tables<F>>(
+    node: &T::Node,
+    key: &FlowKey<F::Addr>,
+    service: &Service,
+    arrival: &Arrival,
+    forward: &mut Flow<F::Addr>,
+) -> Option<Reason> {
+    if service.flags & service_flags::RANGES != 0
+        && !node.allows(&Range { service: service.id, addr: key.src })
+    {
+        return Some(Reason::SourceRange);
+    }
+    let Some(config) = node.config() else { return Some(Reason::NoNodeAddress) };
+    let external = service.flags & service_flags::EXTERNAL != 0;
+    let local = service.flags & service_flags::LOCAL != 0;
+    let pod = F::is_pod(config, key.src);
+    // A pod that asks for an external address is not outside: for it all endpoints are (section
+    // "which list" of docs/datapath.md).
+    let inside = external && pod && F::has_pods(config);
+    let table = if local && !inside { service.local } else { service.cluster };
+    if table.len == 0 {
+        let refused = service.flags & service_flags::REJECT != 0;
+        return Some(if refused { Reason::Refused } else { Reason::NoEndpoints });
+    }
+    let id = choose::<F, T>(node, key, service, table, arrival.now);
     let Some(backend) = node.backend(id) else { return Some(Reason::StaleSlot) };
     if backend.state == BackendState::Free as u8 {
         return Some(Reason::StaleSlot);
     }
     let dst = F::backend_address(backend);
+    let masquerade = if external { !local } else { !pod || config.masquerade_all != 0 };
     let source = if dst == key.src {
         // Hairpin (R46): a pod drops what comes from its own address.
-        Some(node.config().and_then(F::gateway))
-    } else if arrival.hook == Hook::FromNetwork
-        && !node.config().is_some_and(|config| F::is_pod(config, key.src))
-    {
-        // From outside the pod network (section "masquerade" of docs/datapath.md).
-        Some(node.config().and_then(F::node))
+        Some(F::gateway(config))
+    } else if masquerade {
+        Some(F::node(config))
     } else {
         None
     };
@@ -81,10 +114,74 @@ pub(crate) fn service<F: Family, T: Tables<F>>(
     None
 }
 
+/// The backend of a new flow, an id that no backend has if there is none: the client's last one
+/// where affinity holds (R22, R23), else one drawn from the table.
+#[inline(never)]
+fn choose<F: Family, T: Tables<F>>(
+    node: &T::Node,
+    key: &FlowKey<F::Addr>,
+    service: &Service,
+    table: Table,
+    now: u32,
+) -> u32 {
+    let client = AffinityKey { client: key.src, service: service.id };
+    if service.affinity_s != 0
+        && let Some(last) = node.affinity(&client)
+        && u64::from(idle(now, last.seen)) <= u64::from(service.affinity_s) * u64::from(node.hz())
+        && node.backend(last.backend).is_some_and(|backend| backend.generation == last.generation)
+        && holds(node, table, last.backend)
+    {
+        node.bind(&client, &Affinity { seen: now, ..last });
+        return last.backend;
+    }
+    let draw =
+        if service.flags & service_flags::HASH != 0 { hash_tuple::<F>(key) } else { node.random() };
+    let slot = ((u64::from(draw) * u64::from(table.len)) >> 32) as u32;
+    let Some(backend) = node.slot(table.offset.wrapping_add(slot)) else { return u32::MAX };
+    if service.affinity_s != 0 {
+        let generation = node.backend(backend).map_or(0, |backend| backend.generation);
+        node.bind(&client, &Affinity { backend, generation, seen: now });
+    }
+    backend
+}
+
+/// Whether a table holds a backend. Tables of service ports with affinity are sorted by id.
+#[inline(always)]
+fn holds<N: NodeTables>(node: &N, table: Table, backend: u32) -> bool {
+    let (mut low, mut high) = (0, table.len);
+    for _ in 0..SEARCH_STEPS {
+        if low >= high {
+            return false;
+        }
+        let middle = low.wrapping_add(high) >> 1;
+        let Some(found) = node.slot(table.offset.wrapping_add(middle)) else { return false };
+        if found == backend {
+            return true;
+        }
+        if found < backend {
+            low = middle.wrapping_add(1);
+        } else {
+            high = middle;
+        }
+    }
+    false
+}
+
+/// What to do with a packet to a service address that no frontend is for (R41): refuse it where a
+/// service has the address, drop it where none has; `None` for all other addresses.
+#[inline(always)]
+pub(crate) fn stray<F: Family, T: Tables<F>>(node: &T::Node, dst: F::Addr) -> Option<Reason> {
+    if !F::is_service(node.config()?, dst) {
+        return None;
+    }
+    let any_port = ServiceKey { addr: dst, port_be: 0, protocol: 0, pad: 0 };
+    Some(if node.service(&any_port).is_some() { Reason::Refused } else { Reason::NoService })
+}
+
 /// A connection straight to a pod, whose tuple may be that of a service's translated flow: then it
 /// gets a source port of its own, else its answers would be taken for the service's.
 #[inline(always)]
-pub(crate) fn direct<F: Family, T: Tables<F>>(
+fn direct<F: Family, T: Tables<F>>(
     flows: &mut T::Flows,
     node: &T::Node,
     key: &FlowKey<F::Addr>,
@@ -102,7 +199,9 @@ pub(crate) fn direct<F: Family, T: Tables<F>>(
         ..F::NO_FLOW
     };
     let reply_key = reverse(key.protocol, forward);
-    let Some(taken) = flows.get(&reply_key) else { return Some(Reason::NotService) };
+    let Some(taken) = flows.get(&reply_key) else {
+        return stray::<F, T>(node, key.dst).or(Some(Reason::NotService));
+    };
     if taken.flags & flags::REPLY == 0 {
         return Some(Reason::NotService);
     }
@@ -128,15 +227,15 @@ fn is_over<F: Family, T: Tables<F>>(
 ///
 /// `entry` comes as the forward half without its way; one buffer serves for both halves, since the
 /// stack of a program has 512 bytes.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn remember<F: Family, P: Packet, T: Tables<F>>(
     packet: &P,
-    flows: &mut T::Flows,
-    node: &T::Node,
+    tables: &mut T,
     key: &FlowKey<F::Addr>,
     arrival: &Arrival,
     entry: &mut Flow<F::Addr>,
 ) -> Option<Reason> {
+    let (flows, node) = tables.split();
     let start = u32::from(u16::from_be(key.sport_be));
     let mut reply_key = reverse(key.protocol, entry);
     if entry.flags & flags::SNAT != 0 {

@@ -30,8 +30,11 @@ pub trait Packet {
     /// Fixes a TCP or UDP checksum for changed addresses. `diff` is the folded difference of the
     /// pseudo header. A UDP checksum of zero stays (RFC 768). `None` if refused.
     fn fix_addresses(&mut self, check: usize, diff: u32, udp: bool, ipv6: bool) -> Option<()>;
-    /// Fixes a TCP or UDP checksum for changed ports, both as one word. `None` if refused.
+    /// Fixes a TCP or UDP checksum for a changed word, as both ports are. `None` if refused.
     fn fix_ports(&mut self, check: usize, old: u32, new: u32, udp: bool) -> Option<()>;
+    /// Cuts the packet behind `keep` bytes and opens `room` bytes behind the Ethernet header, of any
+    /// content. `None` if refused; the packet is then good for nothing.
+    fn make_room(&mut self, keep: usize, room: usize) -> Option<()>;
     /// The way out. Kept with the packet and not in a verdict: the stack of a program is small.
     fn hop(&mut self) -> &mut NextHop;
     /// Asks the kernel's routes for the way from `src` to the address in [`Packet::hop`], and puts

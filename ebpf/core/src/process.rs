@@ -1,12 +1,13 @@
 //! One packet from arrival to verdict: parse, flow lookup, on a miss service lookup.
 
-use sluice_abi::{Flow, FlowKey, Reason, ServiceKey, flags, tcp};
+use sluice_abi::{Flow, FlowKey, Reason, flags, tcp};
 
 use crate::UDP_TIMEOUT_S;
-use crate::family::{Family, V4, V6};
+use crate::family::{Family, Head, V4, V6};
 use crate::open::{self, Arrival, lead, learn};
 use crate::packet::Packet;
-use crate::tables::{FlowTable, Lookup, NodeTables, Tables};
+use crate::refuse::refuse;
+use crate::tables::{FlowTable, NodeTables, Tables};
 use crate::translate::{reverse, translate};
 use crate::wire::{self, Tcp, Udp};
 
@@ -33,6 +34,8 @@ pub enum Action {
     Peer,
     /// To the neighbour of [`Packet::hop`].
     Neighbour,
+    /// Back out by the interface it came in by: it has become its own refusal.
+    Back,
 }
 
 /// The transport header's part of a packet.
@@ -83,9 +86,16 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         Err(reason) => return (Action::Pass, reason),
     };
     let Some(segment) = segment(packet, head.protocol, head.transport) else {
-        let known = head.protocol == wire::TCP || head.protocol == wire::UDP;
-        let reason = if known { Reason::Malformed } else { Reason::OtherProtocol };
-        return (Action::Pass, reason);
+        if head.protocol == wire::TCP || head.protocol == wire::UDP {
+            return (Action::Pass, Reason::Malformed);
+        }
+        let node = tables.split().1;
+        return match open::stray::<F, T>(node, head.dst) {
+            Some(reason) if hook != Hook::ToPods => {
+                turn_away::<F, P, T>(packet, node, &head, reason)
+            }
+            _ => (Action::Pass, Reason::OtherProtocol),
+        };
     };
     let key = FlowKey {
         src: head.src,
@@ -117,11 +127,27 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
             (None, _) => open::<F, P, T>(packet, tables, &key, &arrival),
         };
         if let Some(reason) = end {
-            let action = if reason.is_drop() { Action::Drop } else { Action::Pass };
-            return (action, reason);
+            return turn_away::<F, P, T>(packet, tables.split().1, &head, reason);
         }
         off_path = Some(());
     }
+}
+
+/// What becomes of a packet that has no flow and gets none.
+#[inline(always)]
+fn turn_away<F: Family, P: Packet, T: Tables<F>>(
+    packet: &mut P,
+    node: &T::Node,
+    head: &Head<F>,
+    reason: Reason,
+) -> (Action, Reason) {
+    if reason == Reason::Refused {
+        if node.may_refuse(node.now()) && refuse::<F, P>(packet, head.protocol, head.transport) {
+            return (Action::Back, Reason::Refused);
+        }
+        return (Action::Drop, Reason::RefusedSilently);
+    }
+    (if reason.is_drop() { Action::Drop } else { Action::Pass }, reason)
 }
 
 /// Enters a flow for a packet that has none, or returns why there is none to be.
@@ -137,21 +163,12 @@ fn open<F: Family, P: Packet, T: Tables<F>>(
     if arrival.hook == Hook::ToPods {
         return Some(Reason::NotService);
     }
-    let (flows, node) = tables.split();
-    let service =
-        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol as u8, pad: 0 };
-    let service = node.service(&service);
     let mut forward = F::NO_FLOW;
-    let end = match (service, arrival.first) {
-        (Some(_), false) => Some(Reason::NoFlow),
-        (Some(service), true) => open::service::<F, T>(node, key, service, arrival, &mut forward),
-        (None, true) => open::direct::<F, T>(flows, node, key, arrival, &mut forward),
-        (None, false) => Some(Reason::NotService),
-    };
+    let end = open::decide::<F, T>(tables, key, arrival, &mut forward);
     if end.is_some() {
         return end;
     }
-    open::remember::<F, P, T>(packet, flows, node, key, arrival, &mut forward)
+    open::remember::<F, P, T>(packet, tables, key, arrival, &mut forward)
 }
 
 #[inline(always)]

@@ -1,6 +1,8 @@
 //! What the logic asks of the tables.
 
-use sluice_abi::{Backend, Config, Flow, FlowKey, Reason, Service, ServiceKey};
+use sluice_abi::{
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, Range, Reason, Service, ServiceKey,
+};
 
 use crate::Family;
 
@@ -28,10 +30,16 @@ pub trait FlowTable<F: Family> {
     fn remove(&mut self, key: &FlowKey<F::Addr>);
 }
 
-/// Frontends of one family.
+/// Frontends of one family, and what is known of their clients.
 pub trait Lookup<F: Family> {
     /// The frontend under a key.
     fn service(&self, key: &ServiceKey<F::Addr>) -> Option<Service>;
+    /// Where a client was sent last.
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<Affinity>;
+    /// Notes where a client is sent; one that can't be noted is drawn for anew.
+    fn bind(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
+    /// Whether a service's source ranges hold an address.
+    fn allows(&self, client: &Range<F::Addr>) -> bool;
 }
 
 /// Tables of both families, the clock, chance and the counters.
@@ -48,6 +56,8 @@ pub trait NodeTables {
     fn hz(&self) -> u32;
     /// 32 random bits.
     fn random(&self) -> u32;
+    /// Whether one more packet may be refused in this second.
+    fn may_refuse(&self, now: u32) -> bool;
     /// Counts a way out.
     fn count(&self, reason: Reason);
 }

@@ -166,6 +166,20 @@ header! {
     }
 }
 
+header! {
+    /// ICMP and ICMPv6, an error (RFC 792, RFC 4443 section 3.1).
+    Icmp, 8 {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Checksum.
+        check_be: u16,
+        /// Unused.
+        unused: u32,
+    }
+}
+
 /// TCP's FIN flag.
 pub const FIN: u8 = 0x01;
 /// TCP's SYN flag.
@@ -179,6 +193,15 @@ pub const ACK: u8 = 0x10;
 pub const TCP: u8 = 6;
 /// IANA protocol number of UDP.
 pub const UDP: u8 = 17;
+
+/// IANA protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IANA protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
+/// Type of an echo request.
+pub const ECHO: u8 = 8;
+/// Type of an ICMPv6 echo request.
+pub const ECHO6: u8 = 128;
 
 /// Length of an Ethernet header; the network header of every packet begins here.
 pub const ETHERNET_LEN: usize = 14;

@@ -1,12 +1,14 @@
 //! The maps, and the logic's view of them.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
-    Addr4, Addr6, Backend, Config, DEFAULT_FLOWS, Flow, FlowKey, MAX_BACKENDS, MAX_SERVICES,
-    MAX_SLOTS, Reason, Service, ServiceKey,
+    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, DEFAULT_FLOWS, Flow, FlowKey,
+    MAX_AFFINITIES, MAX_BACKENDS, MAX_RANGES, MAX_REFUSALS, MAX_SERVICES, MAX_SLOTS, Range, Reason,
+    Service, ServiceKey,
 };
 use sluice_core::{FlowTable, Inserted, Lookup, NodeTables, Tables, V4, V6};
 
@@ -27,6 +29,17 @@ static CONFIG: Array<Config, 1> = Array::new();
 static FLOWS4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, DEFAULT_FLOWS> = LruHashMap::new();
 #[btf_map]
 static FLOWS6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>, DEFAULT_FLOWS> = LruHashMap::new();
+#[btf_map]
+static AFFINITIES4: LruHashMap<AffinityKey<Addr4>, Affinity, MAX_AFFINITIES> = LruHashMap::new();
+#[btf_map]
+static AFFINITIES6: LruHashMap<AffinityKey<Addr6>, Affinity, MAX_AFFINITIES> = LruHashMap::new();
+#[btf_map]
+static RANGES4: LpmTrie<Range<Addr4>, u32, MAX_RANGES> = LpmTrie::new();
+#[btf_map]
+static RANGES6: LpmTrie<Range<Addr6>, u32, MAX_RANGES> = LpmTrie::new();
+/// Refusals of this CPU: the second they are counted in, and how many.
+#[btf_map]
+static REFUSALS: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 
@@ -60,7 +73,7 @@ pub(crate) struct Flows;
 pub(crate) struct Node;
 
 macro_rules! family {
-    ($family:ty, $addr:ty, $flows:ident, $services:ident) => {
+    ($family:ty, $addr:ty, $flows:ident, $services:ident, $affinities:ident, $ranges:ident) => {
         impl Tables<$family> for Kernel {
             type Flows = Flows;
             type Node = Node;
@@ -105,11 +118,28 @@ macro_rules! family {
                 // SAFETY: values are replaced whole by user space, never written in place.
                 unsafe { $services.get(key) }.copied()
             }
+
+            #[inline(always)]
+            fn affinity(&self, key: &AffinityKey<$addr>) -> Option<Affinity> {
+                // SAFETY: replaced whole by this program on any CPU.
+                unsafe { $affinities.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn bind(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
+                let _ = $affinities.insert(key, affinity, BPF_ANY.into());
+            }
+
+            #[inline(always)]
+            fn allows(&self, client: &Range<$addr>) -> bool {
+                const BITS: u32 = size_of::<Range<$addr>>() as u32 * 8;
+                $ranges.get(&Key::new(BITS, *client)).is_some()
+            }
         }
     };
 }
-family!(V4, Addr4, FLOWS4, SERVICES4);
-family!(V6, Addr6, FLOWS6, SERVICES6);
+family!(V4, Addr4, FLOWS4, SERVICES4, AFFINITIES4, RANGES4);
+family!(V6, Addr6, FLOWS6, SERVICES6, AFFINITIES6, RANGES6);
 
 impl NodeTables for Node {
     #[inline(always)]
@@ -142,6 +172,18 @@ impl NodeTables for Node {
     fn random(&self) -> u32 {
         // SAFETY: a helper without arguments.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn may_refuse(&self, now: u32) -> bool {
+        let Some(refusals) = REFUSALS.get_ptr_mut(0) else { return false };
+        // SAFETY: this CPU's own value.
+        let [since, number] = unsafe { &mut *refusals };
+        if now.wrapping_sub(*since) >= self.hz() {
+            (*since, *number) = (now, 0);
+        }
+        *number = number.wrapping_add(1);
+        *number <= MAX_REFUSALS
     }
 
     #[inline(always)]

@@ -4,11 +4,12 @@ use core::mem::size_of;
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
-    TC_ACT_UNSPEC, bpf_fib_lookup as FibLookup, bpf_redir_neigh,
+    TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
+    bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_change_type, bpf_skb_pull_data,
+    bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
 use sluice_abi::MARK_TRANSLATED;
@@ -70,6 +71,8 @@ impl Skb {
                 }
             }
             Action::Neighbour => neighbour(&self.hop),
+            // SAFETY: a helper without pointers.
+            Action::Back => unsafe { bpf_redirect(self.ifindex(), 0) as i32 },
         }
     }
 
@@ -158,6 +161,16 @@ impl Packet for Skb {
     fn fix_ports(&mut self, check: usize, old: u32, new: u32, udp: bool) -> Option<()> {
         let result = self.checksum(check, old.into(), new.into(), 4 | mangled(udp));
         (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, keep: usize, room: usize) -> Option<()> {
+        // SAFETY: helpers on a valid context; packet pointers are taken anew at each access.
+        unsafe {
+            (bpf_skb_change_tail(self.skb, keep as u32, 0) == 0
+                && bpf_skb_adjust_room(self.skb, room as i32, BPF_ADJ_ROOM_MAC, 0) == 0)
+                .then_some(())
+        }
     }
 
     #[inline(always)]
