@@ -1,5 +1,7 @@
 //! Owns MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760, RFC 2545, RFC 8950).
 
+use std::net::Ipv6Addr;
+
 use bytes::{BufMut, BytesMut};
 use ipnet::IpNet;
 
@@ -34,6 +36,22 @@ fn family_of(reader: &mut Reader<'_>) -> Result<Result<Family, AfiSafi>, Short> 
     Ok(Family::try_from(AfiSafi { afi, safi }))
 }
 
+/// The next hop of a field: IPv4, or IPv6 with or without a link-local address (RFC 2545 3), for
+/// IPv4 routes only where that was negotiated (RFC 8950).
+fn next_hop(family: Family, mut field: Reader<'_>, params: &Params) -> Result<NextHop, Short> {
+    let next_hop = if family == Family::Ipv4Unicast && field.len() == 4 {
+        NextHop::V4(field.v4()?)
+    } else if family == Family::Ipv6Unicast || params.extended_next_hop {
+        let address = field.v6()?;
+        let second = if field.is_empty() { None } else { Some(field.v6()?) };
+        // Anything but a link-local address in the second half says nothing.
+        NextHop::V6 { address, link_local: second.filter(Ipv6Addr::is_unicast_link_local) }
+    } else {
+        return Err(Short);
+    };
+    if field.is_empty() { Ok(next_hop) } else { Err(Short) }
+}
+
 impl MpReach {
     /// Adds the routes, or a fault for a family that was not negotiated.
     ///
@@ -50,7 +68,7 @@ impl MpReach {
         let mut reader = Reader::new(value);
         let family = family_of(&mut reader).map_err(unreadable)?;
         let length = reader.u8().map_err(unreadable)?;
-        let mut field = reader.part(usize::from(length)).map_err(|Short| bad_next_hop())?;
+        let field = reader.part(usize::from(length)).map_err(|Short| bad_next_hop())?;
         reader.u8().map_err(unreadable)?;
         let Some(family) = family.ok().filter(|family| params.families.contains(*family)) else {
             parsed.faults.push(Fault::new(
@@ -61,20 +79,7 @@ impl MpReach {
             ));
             return Ok(());
         };
-        let v6_allowed = family == Family::Ipv6Unicast || params.extended_next_hop;
-        let next_hop = match (family, length) {
-            (Family::Ipv4Unicast, 4) => field.v4().map(NextHop::V4),
-            (_, 16) if v6_allowed => {
-                field.v6().map(|address| NextHop::V6 { address, link_local: None })
-            }
-            (_, 32) if v6_allowed => field.v6().and_then(|address| {
-                // Anything but a link-local address in the second half says nothing.
-                let link_local = Some(field.v6()?).filter(|half| half.is_unicast_link_local());
-                Ok(NextHop::V6 { address, link_local })
-            }),
-            _ => Err(Short),
-        }
-        .map_err(|Short| bad_next_hop())?;
+        let next_hop = next_hop(family, field, params).map_err(|Short| bad_next_hop())?;
         let prefixes = prefix::decode_all(family, reader).map_err(unreadable)?;
         if next_hop.is_martian() {
             parsed.faults.push(Fault::new(

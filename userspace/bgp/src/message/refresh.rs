@@ -40,8 +40,9 @@ impl Refresh {
     /// `None` is a subtype to be ignored (RFC 7313 5).
     ///
     /// # Errors
-    /// 7/1 with the message as data, if enhanced refresh was negotiated and a mark has another
-    /// length than 4; without it, and for a plain request, a wrong length is ignored.
+    /// 7/1 with the body as data, if enhanced refresh was negotiated and the body is not 4 octets long,
+    /// whatever its subtype; RFC 7313 5 asks it of the marks. Without enhanced refresh a message of a
+    /// wrong length is ignored, a plain request (RFC 2918) as well as a mark.
     pub(crate) fn decode(body: &[u8], enhanced: bool) -> Result<Option<Self>, Notification> {
         let mut reader = Reader::new(body);
         let fields = (reader.u16(), reader.u8(), reader.u8(), reader.is_empty());

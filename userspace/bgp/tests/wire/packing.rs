@@ -9,7 +9,7 @@ use sluice_bgp::{
     Params, Received, Update,
 };
 
-use crate::{ebgp, receive};
+use crate::{ebgp, message, receive, update_body};
 
 fn attributes(path: &[u32]) -> Attributes {
     let as_path = Some(AsPath::sequence(path));
@@ -107,6 +107,26 @@ fn rfc8950_v4_routes_with_a_v6_next_hop() {
     let mut octets = BytesMut::new();
     Message::Update(Box::new(updates[0].clone())).encode(&params, &mut octets).unwrap();
     assert!(receive(&octets, &ebgp()).is_err(), "not negotiated");
+}
+
+/// RFC 4760, RFC 2545 and RFC 8950: which lengths a next hop may have; 3/1 for any other.
+#[test]
+fn lengths_of_a_next_hop() {
+    let extended = Params { extended_next_hop: true, ..ebgp() };
+    for (afi, params, allowed) in
+        [(1, ebgp(), &[4][..]), (1, extended, &[4, 16, 32]), (2, ebgp(), &[16, 32])]
+    {
+        for length in 0..=33_u8 {
+            let field = [10; 33];
+            let reach = [&[0, afi, 1, length], &field[..usize::from(length)], &[0]].concat();
+            let header = [0x80, 14, u8::try_from(reach.len()).unwrap()];
+            let body = update_body(&[], &[&header, &reach[..]].concat(), &[]);
+            let fault = receive(&message(2, &body), &params).err();
+            let code = fault.map(|error| (error.code.code, error.code.subcode));
+            let expected = if allowed.contains(&length) { None } else { Some((3, 1)) };
+            assert_eq!(code, expected, "AFI {afi}, {length} octets");
+        }
+    }
 }
 
 #[test]
