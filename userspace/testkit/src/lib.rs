@@ -4,4 +4,5 @@ pub mod api;
 pub mod cluster;
 pub mod demo;
 pub mod echo;
+pub mod matrix;
 pub mod traffic;

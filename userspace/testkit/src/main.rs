@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use sluice_testkit::matrix::probe;
 use sluice_testkit::{api, cluster, demo, echo, traffic};
 
 #[derive(Parser)]
@@ -26,6 +27,8 @@ enum Command {
     Demo(demo::Config),
     /// Sends traffic from a namespace and reports on it
     Traffic(traffic::command::Config),
+    /// Asks many addresses from this namespace, and tells who answered
+    Probe(probe::Config),
     /// The server that pods of a test cluster run
     Echo(echo::Config),
     /// Removes what clusters of dead owners left
@@ -61,6 +64,7 @@ fn run(command: Command) -> Result<()> {
         Command::Api(config) => runtime()?.block_on(api::command::serve(config)),
         Command::Demo(config) => demo::run(&config),
         Command::Traffic(config) => traffic::command::execute(&config),
+        Command::Probe(config) => runtime()?.block_on(probe::execute(config)),
         Command::Echo(config) => runtime()?.block_on(echo::serve(config)),
         Command::Sweep { state_root, after: Some(id) } => {
             cluster::registry::sweep_after(&state_root, &id)

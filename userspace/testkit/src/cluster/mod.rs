@@ -103,6 +103,7 @@ pub struct Cluster {
     client: Client,
     entrance: SocketAddr,
     claim: Release,
+    program: PathBuf,
     _janitor: Janitor,
 }
 
@@ -205,6 +206,7 @@ impl Cluster {
             client,
             entrance,
             claim: release,
+            program,
             _janitor: janitor,
         };
         if let Some(sluice) = options.sluice {
@@ -283,6 +285,12 @@ impl Cluster {
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// The `sluice-testkit` binary that pods run.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The thread that starts processes in namespaces.

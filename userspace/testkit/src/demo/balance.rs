@@ -10,8 +10,8 @@ use crate::traffic::{Load, Plan, Report};
 
 /// Questions per way; enough to tell six even backends from five.
 const QUESTIONS: u64 = 300;
-/// Questions from each client of the matrix and per way.
-const MATRIX_QUESTIONS: u64 = 30;
+/// Questions from each node's client and per way.
+const CLIENT_QUESTIONS: u64 = 30;
 /// Questions of a pod to its own service.
 const HAIRPIN_QUESTIONS: u64 = 60;
 /// Round trips per latency figure, and before them to warm up.
@@ -61,29 +61,23 @@ pub(super) fn spread(scene: &Scene) -> Result<()> {
 }
 
 /// `web` from every node, and from its own backends (hairpin).
-pub(super) fn everyone(scene: &Scene, matrix: bool) -> Result<()> {
-    let mut rows = Vec::new();
+pub(super) fn everyone(scene: &Scene) -> Result<()> {
     for client in scene.clients() {
         for way in WAYS {
-            let plan = Plan::new(scene.service("web", way)?, way.load(300)).limit(MATRIX_QUESTIONS);
+            let plan = Plan::new(scene.service("web", way)?, way.load(300)).limit(CLIENT_QUESTIONS);
             let report = scene.ask(&client, plan)?;
-            rows.push(vec![client.clone(), way.name.to_owned(), counts(&report)]);
             let name = format!("{way} from {client} to web", way = way.name);
-            scene.console.expect(&name, complete(&report, MATRIX_QUESTIONS), &report);
+            scene.console.expect(&name, complete(&report, CLIENT_QUESTIONS), &report);
         }
     }
     let own = scene.backends().into_iter().next().unwrap_or_default();
     for way in WAYS {
         let plan = Plan::new(scene.service("web", way)?, way.load(300)).limit(HAIRPIN_QUESTIONS);
         let report = scene.ask(&own, plan)?;
-        rows.push(vec![own.clone(), way.name.to_owned(), counts(&report)]);
         let met = complete(&report, HAIRPIN_QUESTIONS) && report.backends.contains_key(&own);
         let detail =
             format!("{} by itself; {report}", report.backends.get(&own).copied().unwrap_or(0));
         scene.console.expect(&format!("{} from {own} to its own service", way.name), met, detail);
-    }
-    if matrix {
-        scene.console.table(&["FROM", "BY", "ANSWERED BY"], &rows);
     }
     Ok(())
 }

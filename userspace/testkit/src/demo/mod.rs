@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use self::console::Console;
 use self::scene::Scene;
 use crate::cluster::{Cluster, Options, STATE_ROOT};
+use crate::matrix;
 
 /// Which API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,9 +40,12 @@ pub struct Config {
     /// Leave the cluster up afterwards, until Ctrl-C
     #[arg(long)]
     pub keep: bool,
-    /// Print who answers whom
+    /// Only the matrix: services of every kind, asked from everywhere
     #[arg(long)]
     pub matrix: bool,
+    /// What of the matrix.
+    #[command(flatten)]
+    pub slice: matrix::Options,
     /// The agent's binary [default: `sluice` beside this program]
     #[arg(long, value_name = "PATH")]
     pub sluice: Option<PathBuf>,
@@ -81,7 +85,11 @@ pub fn run(config: &Config) -> Result<()> {
     };
     let cluster = Cluster::start(options)?;
     console.step("cluster is up, agents are ready");
-    let shown = show(&cluster, &console, config.matrix);
+    let shown = if config.matrix {
+        judge(&cluster, &console, &config.slice)
+    } else {
+        show(&cluster, &console)
+    };
     if let Err(e) = &shown {
         console.expect("the demo runs to its end", false, format!("{e:#}"));
     }
@@ -98,14 +106,34 @@ pub fn run(config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn show(cluster: &Cluster, console: &Console, matrix: bool) -> Result<()> {
+/// The matrix as one table, then what is not as it must be.
+fn judge(cluster: &Cluster, console: &Console, slice: &matrix::Options) -> Result<()> {
+    console.heading("Who answers whom");
+    let outcome = matrix::run(cluster, slice, |step| console.step(step))?;
+    console.step("all have answered, or not");
+    let header: Vec<&str> = outcome.header.iter().map(String::as_str).collect();
+    console.table(&header, &outcome.rows);
+    console.line("");
+    console.line("1 2 3: the backends that answer (1 and 2 on n1, 3 on n2); kept: they see the client's address,");
+    console.line("by n1: one of node n1; closed: not a service's; !!: not as expected, as follows");
+    console.line("");
+    for line in &outcome.differing {
+        console.line(line);
+    }
+    let (met, total) = (outcome.met, outcome.total);
+    let detail = format!("{met} of {total} as expected, {} differ", total - met);
+    console.expect("cells of the matrix", met == total, detail);
+    Ok(())
+}
+
+fn show(cluster: &Cluster, console: &Console) -> Result<()> {
     console.heading("Services and pods");
     let mut scene = Scene::create(cluster, console)?;
     scene.show()?;
     console.heading("Who answers");
     balance::spread(&scene)?;
     console.heading("From every node, and from a backend to its own service");
-    balance::everyone(&scene, matrix)?;
+    balance::everyone(&scene)?;
     console.heading("How long it takes");
     balance::latency(&scene)?;
     console.heading("A rollout: all backends of web are replaced under traffic");

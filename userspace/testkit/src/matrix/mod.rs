@@ -1,0 +1,150 @@
+//! Owns the matrix: Services of every kind, asked from everywhere at every address they have, and
+//! held against the rules. Used by the demo and by tests.
+
+mod cases;
+mod grid;
+pub mod probe;
+pub mod rules;
+mod scene;
+mod table;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+pub use self::cases::Part;
+pub use self::grid::From;
+pub use self::table::Outcome;
+
+use self::grid::{Cell, SOURCES, Site, Source};
+use self::probe::{Finding, Question};
+use self::rules::Seen;
+use crate::cluster::Cluster;
+use crate::cluster::netns::Netns;
+use crate::cluster::process::{Process, Spec};
+use crate::traffic::Failure;
+
+/// Time for a process to end that has told all.
+const END: Duration = Duration::from_secs(5);
+
+/// What of the matrix is run.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Options {
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',', requires = "matrix")]
+    pub only: Vec<Part>,
+    /// Only from these sources
+    #[arg(long, value_enum, value_delimiter = ',', requires = "matrix")]
+    pub from: Vec<From>,
+}
+
+/// Makes pods and Services in a cluster of at least three nodes, asks, and judges.
+///
+/// # Errors
+/// When something can't be made, or nobody is ever served. That cells differ is none.
+pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<Outcome> {
+    let from = if options.from.is_empty() { From::value_variants() } else { &options.from };
+    let site = scene::site(cluster)?;
+    let mut cases = cases::cases();
+    cases.retain(|case| options.only.is_empty() || options.only.contains(&case.part));
+    let (mut labels, mut cells) = (Vec::new(), Vec::new());
+    for (number, case) in cases.iter().enumerate() {
+        let at = scene::create(cluster, &site, case, number)?;
+        for target in &case.targets {
+            cells.extend(grid::cells(labels.len(), case, *target, &at, &site, from));
+            labels.push([case.label.clone(), target.label()]);
+        }
+    }
+    scene::settle(cluster, &site)?;
+    say(&format!("{} Services are served; {} cells are asked", cases.len(), cells.len()));
+    let judged = ask(cluster, &site, cells)?;
+    Ok(table::tell(&labels, &judged))
+}
+
+/// Asks from all sources at once.
+fn ask(cluster: &Cluster, site: &Site, cells: Vec<Cell>) -> Result<Vec<(Cell, Seen)>> {
+    let mut columns: BTreeMap<usize, Vec<Cell>> = BTreeMap::new();
+    for cell in cells {
+        columns.entry(cell.source).or_default().push(cell);
+    }
+    let mut probes = Vec::new();
+    for (number, cells) in columns {
+        let probe = Probe::start(cluster, number, &cells)?;
+        probes.push((probe, cells));
+    }
+    let mut judged = Vec::new();
+    for (probe, cells) in probes {
+        let found = probe.findings(cells.len())?.into_iter().map(|found| seen(site, found));
+        judged.extend(cells.into_iter().zip(found));
+    }
+    Ok(judged)
+}
+
+/// A process that asks from a source's namespace.
+struct Probe {
+    process: Process,
+    source: &'static Source,
+    log: PathBuf,
+}
+
+impl Probe {
+    fn start(cluster: &Cluster, number: usize, cells: &[Cell]) -> Result<Self> {
+        let source = SOURCES.get(number).context("a source")?;
+        let questions: Vec<Question> = cells.iter().map(|cell| cell.question).collect();
+        let path = cluster.dir().join(format!("questions-{number}.json"));
+        fs::write(&path, serde_json::to_string(&questions)?)?;
+        let log = path.with_extension("log");
+        let spec = Spec::new(cluster.program())
+            .args([OsStr::new("probe"), OsStr::new("--questions"), path.as_os_str()])
+            .log(&log)
+            .pipe_stdout();
+        let process = cluster.keeper().spawn(&netns(cluster, source)?, &spec)?;
+        Ok(Self { process, source, log })
+    }
+
+    /// Waits for its end.
+    fn findings(self, expected: usize) -> Result<Vec<Finding>> {
+        let mut text = String::new();
+        self.process.take_stdout().context("standard output")?.read_to_string(&mut text)?;
+        self.process.wait(END)?;
+        let title = self.source.title;
+        let log = || fs::read_to_string(&self.log).unwrap_or_default();
+        let findings: Vec<Finding> = serde_json::from_str(&text)
+            .with_context(|| format!("answers to {title}: {}", log()))?;
+        ensure!(findings.len() == expected, "{title}: some questions are lost");
+        Ok(findings)
+    }
+}
+
+fn netns(cluster: &Cluster, source: &Source) -> Result<Netns> {
+    match source.kind {
+        From::Office => Ok(cluster.network().office.clone()),
+        From::Node => Ok(cluster.node(source.name)?.netns().clone()),
+        From::Pod | From::Backend => {
+            let pod = cluster.pod(source.name).with_context(|| format!("pod {}", source.name))?;
+            Ok(pod.netns)
+        }
+    }
+}
+
+fn seen(site: &Site, finding: Finding) -> Seen {
+    let mut seen = Seen::default();
+    for (backend, clients) in finding.backends {
+        let owners = clients.into_iter().map(|client| site.owner(client)).collect();
+        seen.backends.insert(backend, owners);
+    }
+    for (failure, count) in finding.failures {
+        *match failure {
+            Failure::Refused => &mut seen.refused,
+            Failure::TimedOut => &mut seen.silent,
+            _ => &mut seen.other,
+        } += count;
+    }
+    seen
+}

@@ -1,0 +1,292 @@
+//! Owns what the matrix makes in a cluster: pods, Services with slices written by hand, the
+//! router's ways to service addresses; and finding all of it again.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::cases::{BACKENDS, Case, MORE, WITH, WITHOUT};
+use super::grid::{Frontends, PORTS, Pair, SOURCES, Site};
+use super::rules::{Endpoint, Front, Policy, State};
+use crate::cluster::netns::Netns;
+use crate::cluster::topology::{OFFICE_V4, OFFICE_V6, UPLINK};
+use crate::cluster::{self, Cluster, wait_for};
+use crate::traffic::{self, Load, Plan};
+
+/// Where external addresses come from: documentation ranges, routed by the router.
+const EXTERNAL: (&str, &str) = ("203.0.113", "2001:db8:203:");
+const LOAD_BALANCER: (&str, &str) = ("198.51.100", "2001:db8:198:");
+/// The office's second address, which the router sends to the other node.
+const OFFICE_TOO: (&str, &str) = ("192.168.88.11", "fd00:88::11");
+/// Routing tables of the router for the office's first and second address.
+const TABLES: [(&str, &str); 2] = [(WITH, "101"), (WITHOUT, "103")];
+/// The Service that is written last: once it is served, all others are.
+const LAST: &str = "matrix-last";
+/// Errors in answers to the many who are refused on purpose are not to be held back.
+const ICMP: [(&str, &str); 2] = [("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
+
+/// Makes the pods and the router's ways, and returns where everybody is.
+pub(super) fn site(cluster: &Cluster) -> Result<Site> {
+    let names: Vec<&str> = cluster.nodes().iter().map(|node| node.name()).collect();
+    ensure!(
+        [WITH, MORE, WITHOUT].iter().all(|name| names.contains(name)),
+        "the matrix needs the nodes {WITH}, {MORE} and {WITHOUT}"
+    );
+    let ports = PORTS.map(|(protocol, _, target)| (protocol, target));
+    for (name, node) in BACKENDS {
+        cluster.apply(cluster::pod(name, node, "echo", &json!({}), &ports))?;
+    }
+    for node in [WITH, WITHOUT] {
+        let name = format!("client-{node}");
+        cluster.apply(cluster::pod(&name, node, "pause", &json!({}), &[]))?;
+    }
+    let mut pods = BTreeMap::new();
+    for name in BACKENDS.iter().map(|(name, _)| *name).chain(["client-n1", "client-n3"]) {
+        let pod = cluster.wait_for_pod(name)?;
+        pods.insert(name.to_owned(), pair(&pod.addresses)?);
+    }
+    let mut nodes = BTreeMap::new();
+    let mut bridges = BTreeMap::new();
+    for node in cluster.nodes() {
+        let plan = node.plan();
+        nodes.insert(plan.name.clone(), [plan.v4.into(), plan.v6.into()]);
+        let gateways: Vec<IpAddr> = node.pod_cidrs().iter().filter_map(first_host).collect();
+        bridges.insert(plan.name.clone(), pair(&gateways)?);
+        node.netns().sysctl(&ICMP, false)?;
+    }
+    let too = [OFFICE_TOO.0.parse()?, OFFICE_TOO.1.parse()?];
+    let office = [(WITH, [OFFICE_V4.into(), OFFICE_V6.into()]), (WITHOUT, too)]
+        .map(|(n, p)| (n.to_owned(), p));
+    let ranges = service_ranges(cluster)?;
+    let site =
+        Site { nodes, bridges, pods, office: office.into(), unallocated: free(cluster, &ranges)? };
+    routes(cluster, &site, &ranges)?;
+    Ok(site)
+}
+
+/// The office gets a second address; what comes from it for service addresses goes to another node
+/// than what comes from the first. The router has no way for others: nodes handle it themselves.
+fn routes(cluster: &Cluster, site: &Site, ranges: &[IpNet]) -> Result<()> {
+    let network = cluster.network();
+    let (v4, v6) = OFFICE_TOO;
+    network.office.ip(&format!(
+        "address replace {v4}/24 dev {UPLINK}\naddress replace {v6}/64 dev {UPLINK} nodad\n"
+    ))?;
+    let external = [EXTERNAL, LOAD_BALANCER]
+        .map(|(v4, v6)| [format!("{v4}.0/24"), format!("{v6}:/64")])
+        .into_iter()
+        .flatten();
+    let all: Vec<String> = external.chain(ranges.iter().map(IpNet::to_string)).collect();
+    for (node, table) in TABLES {
+        let via = site.nodes.get(node).with_context(|| format!("addresses of {node}"))?;
+        let from = site.office.get(node).with_context(|| format!("the office via {node}"))?;
+        for ((family, via), from) in ["-4", "-6"].into_iter().zip(via).zip(from) {
+            let from = from.to_string();
+            // Away first: a matrix may run twice in one cluster.
+            let _ = ip(&network.router, &[family, "rule", "del", "lookup", table]);
+            let rule = [family, "rule", "add", "from", &from, "iif", "office", "lookup", table];
+            ip(&network.router, &rule)?;
+            for range in all.iter().filter(|range| range.contains(':') == via.is_ipv6()) {
+                let via = via.to_string();
+                let route = [family, "route", "replace", range, "via", &via, "table", table];
+                ip(&network.router, &route)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Unlike a batch, this takes the family as an option, which rules need.
+fn ip(netns: &Netns, args: &[&str]) -> Result<()> {
+    let output = netns.run(|| Command::new("ip").args(args).output())??;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("ip {} in {}: {}", args.join(" "), netns.name(), said.trim());
+    }
+    Ok(())
+}
+
+/// Writes the Service of a case and its slices; `number` chooses its external addresses.
+pub(super) fn create(
+    cluster: &Cluster,
+    site: &Site,
+    case: &Case,
+    number: usize,
+) -> Result<Frontends> {
+    let external = numbered(EXTERNAL, number)?;
+    let load_balancer = numbered(LOAD_BALANCER, number)?;
+    let mut service = cluster::service(&case.name, &Value::Null, &PORTS);
+    let rules = &case.rules;
+    let mut spec = json!({
+        "type": match case.kind {
+            Front::ClusterIp | Front::ExternalIp => "ClusterIP",
+            Front::NodePort => "NodePort",
+            Front::LoadBalancer => "LoadBalancer",
+        },
+        "internalTrafficPolicy": policy(rules.internal),
+        "sessionAffinity": if rules.sticky { "ClientIP" } else { "None" },
+    });
+    if case.kind != Front::ClusterIp {
+        merge(&mut spec, json!({ "externalTrafficPolicy": policy(rules.external) }));
+    }
+    if case.kind == Front::ExternalIp {
+        merge(&mut spec, json!({ "externalIPs": external }));
+    }
+    if !rules.ranges.is_empty() {
+        let ranges: Vec<String> = rules.ranges.iter().map(IpNet::to_string).collect();
+        merge(&mut spec, json!({ "loadBalancerSourceRanges": ranges }));
+    }
+    if let Some(own) = service.get_mut("spec") {
+        merge(own, spec);
+    }
+    let stored = cluster.apply(service)?;
+    if case.kind == Front::LoadBalancer {
+        let mode = if case.proxied { "Proxy" } else { "VIP" };
+        let ingress: Vec<Value> =
+            load_balancer.iter().map(|ip| json!({ "ip": ip, "ipMode": mode })).collect();
+        let status = json!({ "loadBalancer": { "ingress": ingress } });
+        cluster.api().patch_status("services", "default", &case.name, &status)?;
+    }
+    slices(cluster, site, &case.name, &rules.endpoints)?;
+    let node_port = |n: usize| {
+        let port = stored.pointer(&format!("/spec/ports/{n}/nodePort")).and_then(Value::as_u64);
+        port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default()
+    };
+    Ok(Frontends {
+        cluster: pair(&cluster.api().cluster_ips(&case.name)?)?,
+        external,
+        load_balancer,
+        node_ports: [node_port(0), node_port(1)],
+    })
+}
+
+/// One slice for each family; without endpoints none at all.
+fn slices(cluster: &Cluster, site: &Site, service: &str, endpoints: &[Endpoint]) -> Result<()> {
+    if endpoints.is_empty() {
+        return Ok(());
+    }
+    for (number, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        let mut slice =
+            cluster::slice(&format!("{service}-{}", family.to_lowercase()), service, &[], &PORTS);
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|endpoint| {
+                let address = site.pods.get(&endpoint.name).and_then(|pair| pair.get(number));
+                let (ready, serving, terminating) = match endpoint.state {
+                    State::Ready => (true, true, false),
+                    State::Draining => (false, true, true),
+                    State::Down => (false, false, false),
+                };
+                let named = |names: &[String]| -> Vec<Value> {
+                    names.iter().map(|name| json!({ "name": name })).collect()
+                };
+                json!({
+                    "addresses": [address],
+                    "nodeName": endpoint.node,
+                    "conditions":
+                        { "ready": ready, "serving": serving, "terminating": terminating },
+                    "hints":
+                        { "forZones": named(&endpoint.zones), "forNodes": named(&endpoint.nodes) },
+                })
+            })
+            .collect();
+        merge(&mut slice, json!({ "addressType": family, "endpoints": endpoints }));
+        cluster.apply(slice)?;
+    }
+    Ok(())
+}
+
+/// Writes one more Service and waits until all sources are served at it. Services and slices come
+/// to an agent in the order of their writing, so all others are served then, too.
+pub(super) fn settle(cluster: &Cluster, site: &Site) -> Result<()> {
+    cluster.apply(cluster::service(LAST, &Value::Null, &PORTS))?;
+    let endpoint = |(name, node): (&str, &str)| Endpoint {
+        name: name.to_owned(),
+        node: node.to_owned(),
+        state: State::Ready,
+        zones: Vec::new(),
+        nodes: Vec::new(),
+    };
+    slices(cluster, site, LAST, &BACKENDS.map(endpoint))?;
+    let pods = SOURCES.iter().filter(|source| site.pods.contains_key(source.name));
+    for (source, address) in pods.flat_map(|pod| {
+        let ips = cluster.api().cluster_ips(LAST).unwrap_or_default();
+        ips.into_iter().map(move |ip| (pod, SocketAddr::new(ip, 80)))
+    }) {
+        let pod = cluster.pod(source.name).with_context(|| format!("pod {}", source.name))?;
+        let load = Load::Connections { per_s: 200 };
+        let plan = Plan { timeout: Duration::from_secs(1), ..Plan::new(address, load).limit(1) };
+        wait_for(&format!("{LAST} to be served to {}", source.name), || {
+            Ok((traffic::run(&pod.netns, plan)?.answered == 1).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn service_ranges(cluster: &Cluster) -> Result<Vec<IpNet>> {
+    let mut ranges = Vec::new();
+    for object in cluster.store().list("servicecidrs") {
+        let cidrs = object.pointer("/spec/cidrs").and_then(Value::as_array).cloned();
+        for cidr in cidrs.unwrap_or_default() {
+            ranges.push(cidr.as_str().unwrap_or_default().parse().context("a ServiceCIDR")?);
+        }
+    }
+    Ok(ranges)
+}
+
+/// An address near the end of each family's range that no Service has.
+fn free(cluster: &Cluster, ranges: &[IpNet]) -> Result<Pair> {
+    let services = cluster.store().list("services");
+    let taken = |ip: &IpAddr| {
+        let ip = json!(ip);
+        services.iter().any(|service| {
+            let own = service.pointer("/spec/clusterIPs").and_then(Value::as_array);
+            own.is_some_and(|own| own.contains(&ip))
+        })
+    };
+    let of_range = |range: &IpNet| {
+        let last = range.broadcast();
+        let mut down = (2..200_u8).map(|n| match last {
+            IpAddr::V4(ip) => IpAddr::from((u32::from(ip) - u32::from(n)).to_be_bytes()),
+            IpAddr::V6(ip) => IpAddr::from((u128::from(ip) - u128::from(n)).to_be_bytes()),
+        });
+        down.find(|ip| !taken(ip))
+    };
+    pair(&ranges.iter().filter_map(of_range).collect::<Vec<_>>())
+}
+
+/// The address of the bridge: the plugin takes a range's first.
+fn first_host(range: &IpNet) -> Option<IpAddr> {
+    match range.network() {
+        IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|n| IpAddr::from(n.to_be_bytes())),
+        IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|n| IpAddr::from(n.to_be_bytes())),
+    }
+}
+
+fn numbered((v4, v6): (&str, &str), number: usize) -> Result<Pair> {
+    Ok([format!("{v4}.{}", number + 1).parse()?, format!("{v6}:{:x}", number + 1).parse()?])
+}
+
+/// The first address of each family.
+fn pair(addresses: &[IpAddr]) -> Result<Pair> {
+    let of = |v4: bool| addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
+    Ok([of(true).context("an IPv4 address")?, of(false).context("an IPv6 address")?])
+}
+
+fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Cluster => "Cluster",
+        Policy::Local => "Local",
+    }
+}
+
+fn merge(into: &mut Value, from: Value) {
+    if let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) {
+        into.extend(from);
+    }
+}

@@ -1,0 +1,188 @@
+//! Owns how the matrix is told: one table, and a line for each cell that is not as it must be.
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::grid::{Cell, SOURCES, Source};
+use super::rules::{Expected, Seen};
+
+/// The matrix as text, and how much of it is as it must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Titles of the columns.
+    pub header: Vec<String>,
+    /// A row for each address that was asked; a cell holds what was expected if that was seen.
+    pub rows: Vec<Vec<String>>,
+    /// A line for each square in which something else was seen.
+    pub differing: Vec<String>,
+    /// Number of cells as expected: square, protocol and family.
+    pub met: usize,
+    /// Number of all cells.
+    pub total: usize,
+}
+
+/// Tells of cells, in the rows' order, with what was seen; `labels` names the rows.
+pub(super) fn tell(labels: &[[String; 2]], cells: &[(Cell, Seen)]) -> Outcome {
+    let mut squares: BTreeMap<(usize, usize), Vec<&(Cell, Seen)>> = BTreeMap::new();
+    for cell in cells {
+        squares.entry((cell.0.row, cell.0.source)).or_default().push(cell);
+    }
+    let mut outcome = Outcome { total: cells.len(), ..Outcome::default() };
+    outcome.header = vec!["SERVICE".to_owned(), "ASKED AT".to_owned()];
+    outcome.header.extend(SOURCES.iter().map(|source| source.title.to_owned()));
+    for (row, label) in labels.iter().enumerate() {
+        let mut line = label.to_vec();
+        for (number, source) in SOURCES.iter().enumerate() {
+            let square = squares.get(&(row, number)).map_or(&[][..], Vec::as_slice);
+            let wrong: Vec<&(Cell, Seen)> =
+                square.iter().copied().filter(|(cell, seen)| !cell.expected.met(seen)).collect();
+            outcome.met += square.len() - wrong.len();
+            line.push(if square.is_empty() {
+                "-".to_owned()
+            } else if wrong.is_empty() {
+                by_way(square.iter().map(|(c, _)| (c, expected(&c.expected, source))))
+            } else {
+                let [service, asked_at] = label;
+                let text = by_way(wrong.iter().map(|(cell, found)| {
+                    let must = expected(&cell.expected, source);
+                    (cell, format!("must be {must}, was {}", seen(found, source)))
+                }));
+                outcome.differing.push(format!("{service}, {asked_at}, {}: {text}", source.title));
+                format!("!! {}", ways(wrong.iter().map(|(cell, _)| cell)))
+            });
+        }
+        if line.iter().skip(label.len()).any(|cell| cell != "-") {
+            outcome.rows.push(line);
+        }
+    }
+    outcome
+}
+
+/// The same text once, with its ways if there is more than one text.
+fn by_way<'a>(texts: impl Iterator<Item = (&'a Cell, String)>) -> String {
+    let mut grouped: Vec<(String, Vec<&Cell>)> = Vec::new();
+    for (cell, text) in texts {
+        match grouped.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, cells)) => cells.push(cell),
+            None => grouped.push((text, vec![cell])),
+        }
+    }
+    if let [(text, cells)] = grouped.as_slice()
+        && cells.len() == super::grid::WAYS.len()
+    {
+        return text.clone();
+    }
+    let parts: Vec<String> = grouped
+        .iter()
+        .map(|(text, cells)| format!("{} {text}", ways(cells.iter().copied())))
+        .collect();
+    parts.join("; ")
+}
+
+fn ways<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
+    let names: Vec<&str> = cells.map(|cell| cell.way.name).collect();
+    match names.as_slice() {
+        ["TCP4", "TCP6", "UDP4", "UDP6"] => "all".to_owned(),
+        ["TCP4", "UDP4"] => "v4".to_owned(),
+        ["TCP6", "UDP6"] => "v6".to_owned(),
+        names => names.join(","),
+    }
+}
+
+fn expected(expected: &Expected, source: &Source) -> String {
+    match expected {
+        Expected::Answers { backends, sticky } => {
+            let pairs = backends.iter().map(|(b, client)| (b.as_str(), client.as_str()));
+            let text = answers(pairs, source);
+            if *sticky { format!("one of {text}") } else { text }
+        }
+        Expected::Refused => "refused".to_owned(),
+        Expected::Silence => "silence".to_owned(),
+        Expected::NoAnswer => "closed".to_owned(),
+    }
+}
+
+fn seen(seen: &Seen, source: &Source) -> String {
+    let pairs = seen.backends.iter().flat_map(|(backend, clients)| {
+        clients.iter().map(|client| (backend.as_str(), client.as_str()))
+    });
+    let mut parts = vec![answers(pairs, source)];
+    for (name, count) in
+        [("refused", seen.refused), ("silence", seen.silent), ("unreachable or reset", seen.other)]
+    {
+        if count > 0 {
+            parts.push(name.to_owned());
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(" and ") }
+}
+
+/// `1 2 kept, 3 by n1`: backends without their common prefix, by whose address they see.
+fn answers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, source: &Source) -> String {
+    let mut by_client: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (backend, client) in pairs {
+        let short = backend.strip_prefix("web-").unwrap_or(backend);
+        by_client.entry(client).or_default().push(short);
+    }
+    let mut text = String::new();
+    for (client, backends) in by_client {
+        let comma = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{comma}{}", backends.join(" "));
+        let _ = if client == source.name {
+            write!(text, " kept")
+        } else {
+            write!(text, " by {client}")
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grid::WAYS;
+    use super::super::probe::Question;
+    use super::*;
+
+    fn cell(way: usize, expected: Expected, seen: Seen) -> (Cell, Seen) {
+        let question = Question {
+            target: "192.0.2.1:80".parse().unwrap(),
+            udp: false,
+            source: None,
+            backends: 1,
+            least: 1,
+            most: 1,
+            timeout_ms: 1,
+        };
+        (Cell { row: 0, source: 0, way: WAYS[way], question, expected }, seen)
+    }
+
+    fn answered(backends: &[(&str, &str)]) -> (Expected, Seen) {
+        let owned = backends.iter().map(|(b, c)| ((*b).to_owned(), (*c).to_owned()));
+        let seen = owned.clone().map(|(b, c)| (b, [c].into())).collect();
+        let seen = Seen { backends: seen, ..Seen::default() };
+        (Expected::Answers { backends: owned.collect(), sticky: false }, seen)
+    }
+
+    #[test]
+    fn a_square_holds_what_was_expected_or_the_ways_that_differ() {
+        let labels = [["svc".to_owned(), "ClusterIP".to_owned()]];
+        let (all, good) = answered(&[("web-1", "n1"), ("web-2", "client-n1")]);
+        let silent = Seen { silent: 2, ..Seen::default() };
+        let mut cells: Vec<_> = (0..4).map(|w| cell(w, all.clone(), good.clone())).collect();
+        let outcome = tell(&labels, &cells);
+        assert_eq!(outcome.rows[0][2..4], ["2 kept, 1 by n1", "-"]);
+        assert_eq!((outcome.met, outcome.total, outcome.differing.len()), (4, 4, 0));
+        cells[1] = cell(1, all.clone(), silent.clone());
+        cells[3] = cell(3, Expected::Refused, silent);
+        let outcome = tell(&labels, &cells);
+        assert_eq!(outcome.rows[0][2], "!! v6");
+        assert_eq!((outcome.met, outcome.total), (2, 4));
+        assert_eq!(
+            outcome.differing,
+            ["svc, ClusterIP, pod on n1: TCP6 must be 2 kept, 1 by n1, was silence; \
+              UDP6 must be refused, was silence"]
+        );
+    }
+}
