@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::links::{FdLink, Link as _, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
@@ -44,13 +44,15 @@ pub(crate) struct Links {
     folder: PathBuf,
     tcx: bool,
     attached: BTreeMap<Place, Attachment>,
+    /// Whether the uplinks were known when what earlier runs left was last looked for.
+    swept: Option<bool>,
 }
 
 impl Links {
     pub(crate) fn new(bpf_dir: &Path) -> Self {
         // Asked once, of an interface that is always there: what fails later is that interface's matter.
         let tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
-        Self { folder: pins(bpf_dir).join("links"), tcx, attached: BTreeMap::new() }
+        Self { folder: pins(bpf_dir).join("links"), tcx, attached: BTreeMap::new(), swept: None }
     }
 
     pub(crate) fn attachments(&self) -> impl Iterator<Item = &Attachment> {
@@ -61,18 +63,49 @@ impl Links {
         self.attached.contains_key(place)
     }
 
-    /// Forgets interfaces that are gone (the kernel has detached them) and removes their pins.
-    pub(crate) fn forget(&mut self, is_there: impl Fn(&Place) -> bool) {
-        self.attached.retain(|place, _| is_there(place));
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let place = name.to_str().and_then(parse_pin);
-            if place.is_some_and(|place| !is_there(&place)) {
-                // A pin that cannot be removed is tried again next time.
-                let _ = fs::remove_file(entry.path());
+    /// Forgets interfaces that are gone (the kernel has detached them), and takes programs off
+    /// `strays`, where they are not wanted any more; `None` where that is not known.
+    pub(crate) fn forget(
+        &mut self,
+        is_there: impl Fn(&Place) -> bool,
+        strays: Option<&BTreeMap<Place, String>>,
+    ) {
+        let is_stray = |place: &Place| strays.is_some_and(|strays| strays.contains_key(place));
+        let stays = |place: &Place| is_there(place) && !is_stray(place);
+        let first = self.swept != Some(strays.is_some());
+        if !self.tcx {
+            for (place, interface) in strays.into_iter().flatten() {
+                // Filters are not listed anywhere: one of an earlier run is met by trying.
+                if first || self.has(place) {
+                    detach_clsact(interface);
+                }
             }
         }
+        let before = self.attached.len();
+        self.attached.retain(|place, Attachment { interface, program, .. }| {
+            if is_stray(place) {
+                tracing::info!(%interface, program, "no uplink any more: the program is taken off");
+            }
+            stays(place)
+        });
+        if first || self.attached.len() < before {
+            let removed = self.remove_pins(|place| !stays(place));
+            // A pin that could not be removed is tried again next time.
+            self.swept = removed.then_some(strays.is_some());
+        }
+    }
+
+    /// Removes pins, and with them the links; false if one stays.
+    fn remove_pins(&self, is_over: impl Fn(&Place) -> bool) -> bool {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return false };
+        let mut removed = true;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.to_str().and_then(parse_pin).is_some_and(|place| is_over(&place)) {
+                removed &= fs::remove_file(entry.path()).is_ok();
+            }
+        }
+        removed
     }
 
     /// Attaches a program, in the place of an earlier run's.
@@ -156,6 +189,15 @@ fn attach_clsact(
     Ok(())
 }
 
+/// Takes our filter off the ingress of an interface, if it is there.
+fn detach_clsact(interface: &str) {
+    let kind = TcAttachType::Ingress;
+    if let Ok(link) = SchedClassifierLink::attached(interface, kind, PRIORITY, HANDLE, None) {
+        // Where it is not there, there is nothing to do.
+        let _ = link.detach();
+    }
+}
+
 fn pin_name(place: &Place) -> String {
     format!("{}-{}", place.ifindex, place.program)
 }
@@ -164,4 +206,66 @@ fn parse_pin(name: &str) -> Option<Place> {
     let (ifindex, program) = name.split_once('-')?;
     let program = PROGRAMS.into_iter().find(|known| *known == program)?;
     Some(Place { ifindex: ifindex.parse().ok()?, program })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may fail")]
+
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::object;
+
+    fn run(line: &str) -> String {
+        let mut words = line.split(' ');
+        let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Where there is no TCX: the filter goes with the uplink, in the run that made it and in the
+    /// next; while the uplinks are not known it stays.
+    #[test]
+    fn filters_are_taken_off_strays() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP: the data plane needs root");
+            return;
+        }
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        run("ip link add up0 type veth peer name up1");
+        let place = |name: &str| {
+            let ifindex = nix::net::if_::if_nametoindex(name).unwrap();
+            Place { ifindex, program: "from_network" }
+        };
+        let filters = || {
+            let all = ["up0", "up1"].map(|name| run(&format!("tc filter show dev {name} ingress")));
+            all.map(|filters| filters.contains("pref 92 bpf") && filters.contains("from_network"))
+        };
+
+        let bpf_dir = format!("/sys/fs/bpf/sluice-test-{}-clsact", std::process::id());
+        let bpf_dir = Path::new(&bpf_dir);
+        let mut object = object::load(bpf_dir, 16).unwrap();
+        let without_tcx = || Links { tcx: false, ..Links::new(bpf_dir) };
+        let mut links = without_tcx();
+        for name in ["up0", "up1"] {
+            links.attach(&mut object.ebpf, place(name), name).unwrap();
+        }
+        links.forget(|_| true, None);
+        assert_eq!(filters(), [true, true]);
+        let stray = |name: &str| BTreeMap::from([(place(name), name.to_owned())]);
+        links.forget(|_| true, Some(&stray("up0")));
+        assert_eq!(filters(), [false, true]);
+        assert!(links.has(&place("up1")) && !links.has(&place("up0")));
+
+        let mut next = without_tcx();
+        next.forget(|_| true, None);
+        assert_eq!(filters(), [false, true]);
+        next.forget(|_| true, Some(&stray("up1")));
+        assert_eq!(filters(), [false, false]);
+        drop(object);
+        fs::remove_dir_all(bpf_dir).unwrap();
+    }
 }

@@ -1,5 +1,6 @@
 //! The facade: one object that the agent opens, syncs and maintains.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -161,20 +162,18 @@ impl Dataplane {
         Ok(report)
     }
 
-    /// Attaches programs to veths and uplinks that came, forgets those that went, and learns which
-    /// pod is behind which veth.
+    /// Attaches programs to veths and uplinks that came, forgets those that went, takes the program off
+    /// what is no uplink any more, and learns which pod is behind which veth.
     ///
     /// # Errors
     /// Netlink or a map refuses.
     pub fn reconcile_links(&mut self) -> Result<LinkReport, Error> {
         let inventory = self.runtime.block_on(scan(&self.options.bridge))?;
         let places = self.places(&inventory);
-        // An interface that is there keeps its program though it is not wanted at the moment (the node's
-        // addresses may not be known yet): programs on it harm nothing, and connections need them.
-        self.links.forget(|place| inventory.has(place.ifindex));
         let config = self.config(self.maps.config()?, &inventory);
         self.maps.set_config(config)?;
         let mut report = LinkReport::default();
+        let strays = self.strays(&inventory, &places);
         for (place, name) in places {
             if self.links.has(&place) {
                 continue;
@@ -184,6 +183,8 @@ impl Dataplane {
                 Err(error) => report.failed.push((name, error.to_string())),
             }
         }
+        // Last: where an address has moved, there is no moment without a program.
+        self.links.forget(|place| inventory.has(place.ifindex), strays.as_ref());
         let own = inventory.interfaces.iter().flat_map(|one| one.addresses.iter().copied());
         let pod_network = self.options.cluster_cidrs.clone();
         let ways = Ways { own: own.collect(), pods: inventory.pods, pod_network };
@@ -317,6 +318,31 @@ impl Dataplane {
             }
         }
         places
+    }
+
+    /// Where an uplink's program is not wanted, by places. `None` while the uplinks are not known for
+    /// certain: an interface that is there keeps its program then, since it harms nothing and connections
+    /// may need it. So it is while no address of the node is known, or one is on no interface (a lease that
+    /// is renewed takes it away for a moment).
+    fn strays(
+        &self,
+        inventory: &Inventory,
+        places: &[(Place, String)],
+    ) -> Option<BTreeMap<Place, String>> {
+        let bridge = inventory.by_name(&self.options.bridge)?.index;
+        let is_here =
+            |address| inventory.interfaces.iter().any(|one| one.addresses.contains(address));
+        let mut addresses = self.options.node_addresses.iter();
+        if self.options.uplinks.is_empty() && (addresses.len() == 0 || !addresses.all(is_here)) {
+            return None;
+        }
+        let others = inventory
+            .interfaces
+            .iter()
+            .filter(|one| one.index != bridge && one.controller != Some(bridge));
+        let strays = others
+            .map(|one| (Place { ifindex: one.index, program: "from_network" }, one.name.clone()));
+        Some(strays.filter(|stray| !places.contains(stray)).collect())
     }
 
     /// What the programs are to know. What is not known now (the agent may start without its API

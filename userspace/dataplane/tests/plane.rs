@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, unshare};
 use sluice_dataplane::{Dataplane, Options};
 use sluice_services::{
@@ -48,11 +50,16 @@ impl Node {
     }
 
     fn open(&self) -> Dataplane {
+        self.open_for(vec![[192, 168, 77, 11].into()])
+    }
+
+    /// For a node with these addresses.
+    fn open_for(&self, node_addresses: Vec<IpAddr>) -> Dataplane {
         Dataplane::open(Options {
             bpf_dir: self.bpf_dir.clone(),
             bridge: "kube-bridge".into(),
             uplinks: Vec::new(),
-            node_addresses: vec![[192, 168, 77, 11].into()],
+            node_addresses,
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             flow_entries: 1_024,
         })
@@ -179,4 +186,65 @@ fn veths_come_and_go() {
     assert_eq!(plane.status().attached.len(), attached - 1);
     // Without TCX there are no links to pin.
     assert_eq!(pins(&links).len(), pinned.saturating_sub(1));
+}
+
+/// Whether there is a program on the ingress of an interface, as the kernel says.
+fn has_program(interface: &str) -> bool {
+    match SchedClassifier::query_tcx(interface, TcAttachType::Ingress) {
+        Ok((_, programs)) => !programs.is_empty(),
+        Err(_) => {
+            let line = ["filter", "show", "dev", interface, "ingress"];
+            let output = Command::new("tc").args(line).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).contains("from_network")
+        }
+    }
+}
+
+/// The kernel lets go of a link a moment after its pin.
+fn loses_program(interface: &str) -> bool {
+    let tries = 0..200;
+    tries.into_iter().any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        !has_program(interface)
+    })
+}
+
+/// The program follows the node's address to another interface, also while no agent runs, and stays
+/// where it is while it is not known where the address is.
+#[test]
+fn what_is_no_uplink_any_more_loses_its_program() {
+    const ADDRESS: &str = "192.168.77.11/24";
+    let Some(node) = Node::new("move") else { return };
+    ip("link add other type veth peer name beyond");
+    let mut plane = node.open();
+    assert!(has_program("uplink") && !has_program("other"));
+
+    ip(&format!("addr del {ADDRESS} dev uplink"));
+    plane.reconcile_links().unwrap();
+    assert!(has_program("uplink"), "an address that is nowhere may come back");
+    drop(plane);
+    let mut plane = node.open_for(Vec::new());
+    plane.reconcile_links().unwrap();
+    assert!(has_program("uplink"), "no address is known");
+    drop(plane);
+
+    let mut plane = node.open();
+    ip(&format!("addr add {ADDRESS} dev other"));
+    assert_eq!(plane.reconcile_links().unwrap().attached, ["other"]);
+    assert!(loses_program("uplink"));
+    assert!(has_program("other"));
+    let uplinks = |plane: &Dataplane| -> Vec<String> {
+        let attached = plane.status().attached.into_iter();
+        let uplinks = attached.filter(|one| one.program == "from_network");
+        uplinks.map(|one| one.interface).collect()
+    };
+    assert_eq!(uplinks(&plane), ["other"]);
+    drop(plane);
+
+    ip(&format!("addr del {ADDRESS} dev other"));
+    ip(&format!("addr add {ADDRESS} dev uplink"));
+    let plane = node.open();
+    assert!(loses_program("other"));
+    assert!(has_program("uplink"));
+    assert_eq!(uplinks(&plane), ["uplink"]);
 }
