@@ -86,6 +86,7 @@ pub struct RangeKey<A> {
 
 impl<A: Copy + 'static> MapData for ServiceKey<A> {}
 impl<A: Copy + 'static> MapData for AffinityKey<A> {}
+impl<A: Copy + 'static> MapData for Range<A> {}
 impl<A: Copy + 'static> MapData for RangeKey<A> {}
 impl MapData for Service {}
 impl MapData for Affinity {}

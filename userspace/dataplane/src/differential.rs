@@ -5,10 +5,14 @@ use std::net::IpAddr;
 
 use aya::programs::{ProgramInfo, TestRun, TestRunAttrs, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use nix::sched::{CloneFlags, unshare};
+use ipnet::IpNet;
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sluice_abi::{Backend, BackendState, Config, Deliver, Mac, Service, service_flags};
+use sluice_abi::{
+    Backend, BackendState, Config, Deliver, Mac, Range, RangeKey, Service, Table, service_flags,
+};
 use sluice_core::host::{Host, HostPacket};
 use sluice_core::wire::{ACK, FIN, RST, SYN};
 use sluice_core::{Action, Hook, process};
@@ -17,7 +21,7 @@ use sluice_services::{Frontend, Protocol};
 use crate::layout::Kernel as _;
 use crate::maps::Maps;
 use crate::object::{self, PROGRAMS, classifier};
-use crate::wire::{Addr, key, words};
+use crate::wire::{Addr, Front, key, words};
 
 /// Packets per family.
 const PACKETS: usize = 12_000;
@@ -71,12 +75,30 @@ const NETS: [Net; 2] = [
     },
 ];
 
-/// The same tables on both sides: tables of 0 to 6 backends of every kind, one with an unused
-/// backend, one beyond the slots.
+/// What each frontend is; tables have as many backends, up to 6.
+const FLAGS: [u32; 9] = [
+    service_flags::REJECT,
+    0,
+    service_flags::EXTERNAL,
+    service_flags::EXTERNAL | service_flags::LOCAL,
+    service_flags::LOCAL,
+    // Its backends are unused ids.
+    0,
+    0,
+    // Its table lies beyond the slots.
+    0,
+    service_flags::EXTERNAL | service_flags::RANGES,
+];
+/// The frontend with session affinity, and the address that has no frontend.
+const AFFINE: u8 = 6;
+const BARE: u8 = 9;
+
+/// The same tables on both sides: frontends of every kind over tables of 0 to 6 backends of every
+/// kind.
 fn fill(host: &mut Host, maps: &mut Maps, net: &Net) {
     let four = (net.vip)(1).is_ipv4();
     let mut id = 0;
-    for n in 0..8_u8 {
+    for (n, flags) in (0..).zip(FLAGS) {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let offset = id;
             for m in 0..n.min(6) {
@@ -94,6 +116,7 @@ fn fill(host: &mut Host, maps: &mut Maps, net: &Net) {
                         as u8,
                     ip_version: if four { 4 } else { 6 },
                     pad: 0,
+                    service: n.into(),
                 };
                 maps.put_backend(id, backend).unwrap();
                 maps.write_table(id, &[id]).unwrap();
@@ -101,14 +124,38 @@ fn fill(host: &mut Host, maps: &mut Maps, net: &Net) {
                 host.node.slots.push(id);
                 id += 1;
             }
-            let len = if n == 7 { 6 } else { u32::from(n.min(6)) };
-            let service = Service { offset, len, flags: service_flags::HASH };
-            let frontend = Frontend { address: (net.vip)(n), port: 80, protocol };
-            maps.put_frontend(frontend, service).unwrap();
-            match frontend.address.into() {
-                Addr::V4(addr) => host.node.services4.insert(key(addr, frontend), service),
-                Addr::V6(addr) => host.node.services6.insert(key(addr, frontend), service),
+            let len = u32::from(n.min(6));
+            let cluster = Table { offset: if n == 7 { u32::MAX - 3 } else { offset }, len };
+            let service = Service {
+                cluster,
+                // Of some the local list is empty.
+                local: Table { offset: offset + len / 2, len: len % 4 },
+                flags: flags | service_flags::HASH,
+                affinity_s: if n == AFFINE { 10 } else { 0 },
+                id: n.into(),
             };
+            put(
+                host,
+                maps,
+                Front::Port(Frontend { address: (net.vip)(n), port: 80, protocol }),
+                service,
+            );
+        }
+        put(host, maps, Front::Address((net.vip)(n)), Service::default());
+    }
+    put(host, maps, Front::Address((net.vip)(BARE)), Service::default());
+    for allowed in [IpNet::from((net.client)(2)), IpNet::new((net.outside)(0), 24).unwrap()] {
+        maps.put_range(8, allowed).unwrap();
+        let prefix_len = 32 + u32::from(allowed.prefix_len());
+        match allowed.network().into() {
+            Addr::V4(addr) => {
+                let range = Range { service: 8, addr };
+                host.node.ranges4.push(RangeKey { prefix_len, range });
+            }
+            Addr::V6(addr) => {
+                let range = Range { service: 8, addr };
+                host.node.ranges6.push(RangeKey { prefix_len, range });
+            }
         }
     }
     let mut config = Config::EMPTY;
@@ -116,15 +163,26 @@ fn fill(host: &mut Host, maps: &mut Maps, net: &Net) {
         [config.gateway4, ..] = words((net.client)(1));
         [config.node4, ..] = words((net.outside)(1));
         config.pods4 = [[10, 244, 0, 0], [255, 255, 0, 0]].map(u32::from_ne_bytes);
+        config.services4[0] = [[10, 96, 0, 0], [255, 255, 0, 0]].map(u32::from_ne_bytes);
     } else {
         config.gateway6 = words((net.client)(1));
         config.node6 = words((net.outside)(1));
         let [pods, ..] = words((net.client)(1));
         config.pods6 = [[pods, 0, 0, 0], [u32::MAX, 0, 0, 0]];
+        let [services, ..] = words((net.vip)(1));
+        config.services6[1] = [[services, 0, 0, 0], [u32::MAX, 0, 0, 0]];
     }
     maps.set_config(config).unwrap();
     host.node.config = config;
     host.node.hz = 1_000_000;
+}
+
+fn put(host: &mut Host, maps: &mut Maps, front: Front, service: Service) {
+    maps.put_frontend(front, service).unwrap();
+    match front.address().into() {
+        Addr::V4(addr) => host.node.services4.insert(key(addr, front), service),
+        Addr::V6(addr) => host.node.services6.insert(key(addr, front), service),
+    };
 }
 
 /// An endpoint of a packet.
@@ -184,7 +242,7 @@ fn generate(rng: &mut StdRng, net: &Net, sent: &[(Hook, Vec<u8>)]) -> (Hook, Vec
     let from = (client, rng.random_range(4_000..4_006));
     let mut bytes = match rng.random_range(0..10) {
         0..5 => {
-            let to = (net.vip)(rng.random_range(0..9));
+            let to = (net.vip)(rng.random_range(0..11));
             packet(rng, from, (to, 80), udp, flags)
         }
         5..6 => {
@@ -279,13 +337,17 @@ fn host_and_kernel_decide_alike() {
     if skip_without_root() {
         return;
     }
+    // Refusals are counted by processor.
+    let mut here = CpuSet::new();
+    here.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
     for (net, seed) in NETS.iter().zip(1..) {
         let (mut ebpf, mut maps) = load();
         let mut host = Host::default();
         fill(&mut host, &mut maps, net);
         let mut rng = StdRng::seed_from_u64(seed);
         let mut sent: Vec<(Hook, Vec<u8>)> = Vec::new();
-        let (mut translated, mut dropped) = (0, 0);
+        let (mut translated, mut dropped, mut refused) = (0, 0, 0);
         for number in 0..PACKETS {
             let mut next = generate(&mut rng, net, &sent);
             while !is_askable(&next.1) {
@@ -297,7 +359,7 @@ fn host_and_kernel_decide_alike() {
             let expected = match action {
                 Action::Pass => UNSPEC,
                 Action::Drop => SHOT,
-                Action::Peer | Action::Neighbour => REDIRECT,
+                Action::Peer | Action::Neighbour | Action::Back => REDIRECT,
             };
             let (returned, out, marked) = run(&mut ebpf, hook, &bytes);
             assert_eq!(
@@ -306,7 +368,8 @@ fn host_and_kernel_decide_alike() {
                 "packet {number} of seed {seed}, {hook:?}: {bytes:02x?}",
             );
             dropped += usize::from(action == Action::Drop);
-            if packet.bytes != bytes {
+            refused += usize::from(action == Action::Back);
+            if action != Action::Back && packet.bytes != bytes {
                 translated += 1;
                 sent.push((hook, packet.bytes));
             }
@@ -314,6 +377,7 @@ fn host_and_kernel_decide_alike() {
         // The generator must reach all of it, not only what passes.
         assert!(translated > PACKETS / 5, "{translated} translated");
         assert!(dropped > PACKETS / 50, "{dropped} dropped");
+        assert!(refused > PACKETS / 50, "{refused} refused");
         let counted: u64 = maps.counters().unwrap().iter().map(|(_, count)| count).sum();
         assert_eq!(counted, PACKETS as u64, "every packet is counted once");
         let known: u64 = host.node.counts.borrow().values().sum();
@@ -333,7 +397,7 @@ fn programs_stay_within_their_budget() {
         return;
     }
     let (mut ebpf, _maps) = load();
-    for (name, budget) in [("from_pod", 4_000), ("from_network", 4_000), ("to_pods", 3_500)] {
+    for (name, budget) in [("from_pod", 5_500), ("from_network", 5_500), ("to_pods", 3_500)] {
         let program = classifier(&mut ebpf, name).unwrap();
         let info: ProgramInfo = program.info().unwrap();
         let instructions = info.size_translated().unwrap_or(0) / 8;

@@ -1,25 +1,26 @@
 //! The plan's operations on the real maps.
 
 use aya::maps::MapError;
-use sluice_abi::{Backend, MapData, Service, ServiceKey};
-use sluice_services::Frontend;
+use aya::maps::lpm_trie::Key;
+use ipnet::IpNet;
+use sluice_abi::{Backend, MapData, Range, Service, ServiceKey};
 
 use crate::Error;
 use crate::layout::Kernel;
-use crate::maps::{Hash, Maps, Plain};
-use crate::wire::{Addr, IntoIp, frontend, key};
+use crate::maps::{Hash, Maps, Plain, Trie};
+use crate::wire::{Addr, Front, IntoIp, front, key};
 
 fn all<A: IntoIp + Copy + 'static>(
     name: &'static str,
     map: &Hash<ServiceKey<A>, Service>,
-) -> Result<Vec<(Frontend, Service)>, Error>
+) -> Result<Vec<(Front, Service)>, Error>
 where
     ServiceKey<A>: MapData,
 {
     map.iter()
         .map(|entry| entry.map_err(|error| Error::map(name, "read", error)))
         .filter_map(|entry| match entry {
-            Ok((key, service)) => frontend(&key.0).map(|frontend| Ok((frontend, service.0))),
+            Ok((key, service)) => front(&key.0).map(|front| Ok((front, service.0))),
             Err(error) => Some(Err(error)),
         })
         .collect()
@@ -39,7 +40,12 @@ fn remove<K: MapData, V: MapData>(
     map: &mut Hash<K, V>,
     key: K,
 ) -> Result<(), Error> {
-    match map.remove(&Plain(key)) {
+    gone(name, map.remove(&Plain(key)))
+}
+
+/// A removal, as well of what is not there.
+fn gone(name: &'static str, result: Result<(), MapError>) -> Result<(), Error> {
+    match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>
@@ -51,7 +57,7 @@ fn remove<K: MapData, V: MapData>(
 }
 
 impl Kernel for Maps {
-    fn frontends(&self) -> Result<Vec<(Frontend, Service)>, Error> {
+    fn frontends(&self) -> Result<Vec<(Front, Service)>, Error> {
         let mut found = all("SERVICES4", &self.services4)?;
         found.extend(all("SERVICES6", &self.services6)?);
         Ok(found)
@@ -77,21 +83,72 @@ impl Kernel for Maps {
             .ok_or_else(|| Error::map("SLOTS", "write", format!("no elements from {offset}")))
     }
 
-    fn put_frontend(&mut self, frontend: Frontend, service: Service) -> Result<(), Error> {
-        match frontend.address.into() {
+    fn put_frontend(&mut self, front: Front, service: Service) -> Result<(), Error> {
+        match front.address().into() {
+            Addr::V4(addr) => insert("SERVICES4", &mut self.services4, key(addr, front), service),
+            Addr::V6(addr) => insert("SERVICES6", &mut self.services6, key(addr, front), service),
+        }
+    }
+
+    fn remove_frontend(&mut self, front: Front) -> Result<(), Error> {
+        match front.address().into() {
+            Addr::V4(addr) => remove("SERVICES4", &mut self.services4, key(addr, front)),
+            Addr::V6(addr) => remove("SERVICES6", &mut self.services6, key(addr, front)),
+        }
+    }
+
+    fn ranges(&self) -> Result<Vec<(u32, IpNet)>, Error> {
+        let mut found = all_ranges("RANGES4", &self.ranges4)?;
+        found.extend(all_ranges("RANGES6", &self.ranges6)?);
+        Ok(found)
+    }
+
+    fn put_range(&mut self, service: u32, range: IpNet) -> Result<(), Error> {
+        match range.network().into() {
             Addr::V4(addr) => {
-                insert("SERVICES4", &mut self.services4, key(addr, frontend), service)
+                let key = range_key(service, addr, range.prefix_len());
+                let result = self.ranges4.insert(&key, 1, 0);
+                result.map_err(|error| Error::map("RANGES4", "insert", error))
             }
             Addr::V6(addr) => {
-                insert("SERVICES6", &mut self.services6, key(addr, frontend), service)
+                let key = range_key(service, addr, range.prefix_len());
+                let result = self.ranges6.insert(&key, 1, 0);
+                result.map_err(|error| Error::map("RANGES6", "insert", error))
             }
         }
     }
 
-    fn remove_frontend(&mut self, frontend: Frontend) -> Result<(), Error> {
-        match frontend.address.into() {
-            Addr::V4(addr) => remove("SERVICES4", &mut self.services4, key(addr, frontend)),
-            Addr::V6(addr) => remove("SERVICES6", &mut self.services6, key(addr, frontend)),
+    fn remove_range(&mut self, service: u32, range: IpNet) -> Result<(), Error> {
+        match range.network().into() {
+            Addr::V4(addr) => {
+                let key = range_key(service, addr, range.prefix_len());
+                gone("RANGES4", self.ranges4.remove(&key))
+            }
+            Addr::V6(addr) => {
+                let key = range_key(service, addr, range.prefix_len());
+                gone("RANGES6", self.ranges6.remove(&key))
+            }
         }
     }
+}
+
+/// Bits of a range's key before its address: the service.
+const SERVICE_BITS: u32 = u32::BITS;
+
+fn range_key<A: Copy + 'static>(service: u32, addr: A, prefix_len: u8) -> Key<Plain<Range<A>>> {
+    Key::new(SERVICE_BITS + u32::from(prefix_len), Plain(Range { service, addr }))
+}
+
+fn all_ranges<A: IntoIp + Copy + 'static>(
+    name: &'static str,
+    map: &Trie<A>,
+) -> Result<Vec<(u32, IpNet)>, Error> {
+    let mut found = Vec::new();
+    for key in map.keys() {
+        let key = key.map_err(|error| Error::map(name, "read", error))?;
+        let Range { service, addr } = key.data().0;
+        let len = u8::try_from(key.prefix_len().saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX);
+        found.extend(IpNet::new(addr.into_ip(), len).ok().map(|range| (service, range)));
+    }
+    Ok(found)
 }

@@ -1,16 +1,17 @@
 //! What stands in the maps: which backend has which id, which table lies where, which frontend
 //! uses which table. Found again in the maps themselves after a restart.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sluice_abi::{BackendState, Deliver, MAX_BACKENDS, MAX_SLOTS, Mac, Service, service_flags};
-use sluice_services::{Backend, Frontend, Protocol, Scheduler, ServicePort};
+use sluice_services::{Backend, Protocol, Scheduler, ServicePort, ServicePortKey};
 
 use crate::slots::Slots;
-use crate::wire::{from_words, protocol, words};
+use crate::wire::{Front, from_words, protocol, words};
 
 /// How a local pod is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +30,23 @@ pub struct Ways {
     /// The node's own addresses.
     pub own: HashSet<IpAddr>,
     /// The pod network: what lies in it is routed past the stack. Empty: everything is.
-    pub pod_network: Vec<ipnet::IpNet>,
+    pub pod_network: Vec<IpNet>,
+    /// Addresses of the node on which node ports are open.
+    pub node_ports: Vec<IpAddr>,
+    /// The node's addresses in the API, the first of each family being its own (R20).
+    pub node: Vec<IpAddr>,
 }
 
-/// An endpoint's identity.
-pub(crate) type Endpoint = (IpAddr, u16, Protocol);
+/// An endpoint of a service port. Two service ports with the same endpoint have two backends of it,
+/// since each may lose it alone (R31).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Endpoint {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    /// Id of the service port.
+    pub(crate) service: u32,
+}
 
 /// A table's identity: how slots are chosen, and the backends in order.
 pub(crate) type TableKey = (Scheduler, Vec<u32>);
@@ -63,12 +76,22 @@ pub(crate) struct Table {
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub(crate) service: Service,
-    /// `None` without slots, and where an earlier run's table is distrusted.
-    pub(crate) table: Option<TableKey>,
-    /// All backends it keeps alive: those of its table and others that still serve.
+    /// The tables for policy Cluster and Local; `None` without slots, and where an earlier run's
+    /// table is distrusted.
+    pub(crate) tables: [Option<TableKey>; 2],
+    /// All backends it keeps alive: those of its tables and others that still serve.
     pub(crate) endpoints: Vec<Endpoint>,
-    /// What it was made from; `None` after adoption.
-    pub(crate) source: Option<Arc<ServicePort>>,
+    /// What it was made from; `None` after adoption, and for a whole address.
+    pub(crate) source: Option<(Arc<ServicePort>, Kind)>,
+}
+
+/// What a frontend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Cluster,
+    External,
+    LoadBalancer,
+    NodePort,
 }
 
 /// Something that is no longer referred to, but may be in use by packets or flows.
@@ -83,7 +106,13 @@ pub(crate) enum Leftover {
 pub(crate) struct Layout {
     pub(crate) backends: HashMap<Endpoint, Held>,
     pub(crate) tables: HashMap<TableKey, Table>,
-    pub(crate) frontends: BTreeMap<Frontend, Placed>,
+    pub(crate) frontends: BTreeMap<Front, Placed>,
+    /// Ids of service ports.
+    pub(crate) services: HashMap<ServicePortKey, u32>,
+    /// The last id given to a service port; 0 is none.
+    pub(crate) last_service: u32,
+    /// Source ranges by service port.
+    pub(crate) ranges: BTreeSet<(u32, IpNet)>,
     pub(crate) slots: Slots,
     /// Ids that were used before, and the generation of that use.
     pub(crate) free_ids: Vec<(u32, u32)>,
@@ -100,13 +129,16 @@ pub(crate) struct Layout {
 
 /// The maps as the plan's executor and adoption need them.
 pub(crate) trait Kernel {
-    fn frontends(&self) -> Result<Vec<(Frontend, Service)>, crate::Error>;
+    fn frontends(&self) -> Result<Vec<(Front, Service)>, crate::Error>;
+    fn ranges(&self) -> Result<Vec<(u32, IpNet)>, crate::Error>;
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<sluice_abi::Backend>;
     fn put_backend(&mut self, id: u32, backend: sluice_abi::Backend) -> Result<(), crate::Error>;
     fn write_table(&mut self, offset: u32, ids: &[u32]) -> Result<(), crate::Error>;
-    fn put_frontend(&mut self, frontend: Frontend, service: Service) -> Result<(), crate::Error>;
-    fn remove_frontend(&mut self, frontend: Frontend) -> Result<(), crate::Error>;
+    fn put_frontend(&mut self, front: Front, service: Service) -> Result<(), crate::Error>;
+    fn remove_frontend(&mut self, front: Front) -> Result<(), crate::Error>;
+    fn put_range(&mut self, service: u32, range: IpNet) -> Result<(), crate::Error>;
+    fn remove_range(&mut self, service: u32, range: IpNet) -> Result<(), crate::Error>;
 }
 
 impl Default for Layout {
@@ -122,6 +154,9 @@ impl Layout {
             backends: HashMap::new(),
             tables: HashMap::new(),
             frontends: BTreeMap::new(),
+            services: HashMap::new(),
+            last_service: 0,
+            ranges: BTreeSet::new(),
             slots: Slots::new(max_slots),
             free_ids: Vec::new(),
             next_id: 0,
@@ -131,6 +166,11 @@ impl Layout {
             max_backends,
             adopted: false,
         }
+    }
+
+    /// Frontends, whole addresses not counted.
+    pub(crate) fn served(&self) -> usize {
+        self.frontends.keys().filter(|front| matches!(front, Front::Port(_))).count()
     }
 
     /// Reads what an earlier run left. A table that contradicts itself (it holds an unused backend,
@@ -154,9 +194,11 @@ impl Layout {
             layout.next_id = id + 1;
             let endpoint = protocol(written.protocol)
                 .filter(|_| written.state != BackendState::Free as u8)
-                .map(|protocol| {
-                    let address = from_words(written.addr, written.ip_version);
-                    (address, u16::from_be(written.port_be), protocol)
+                .map(|protocol| Endpoint {
+                    address: from_words(written.addr, written.ip_version),
+                    port: u16::from_be(written.port_be),
+                    protocol,
+                    service: written.service,
                 });
             match endpoint.filter(|endpoint| !layout.backends.contains_key(endpoint)) {
                 Some(endpoint) => {
@@ -172,10 +214,15 @@ impl Layout {
         layout
             .free_ids
             .extend((0..layout.next_id).filter(|id| !known.contains(id)).map(|id| (id, 0)));
-        for (frontend, service) in kernel.frontends()? {
-            let ids = layout.read_table(kernel, service);
+        for (front, service) in kernel.frontends()? {
+            layout.last_service = layout.last_service.max(service.id);
+            let found = [service.cluster, service.local].map(|table| {
+                let ids = layout.read_table(kernel, table);
+                (table, ids)
+            });
+            let ids = found.iter().flat_map(|(_, ids)| ids);
             let mut endpoints: Vec<Endpoint> =
-                ids.iter().filter_map(|id| by_id.get(id).copied()).collect();
+                ids.filter_map(|id| by_id.get(id).copied()).collect();
             endpoints.sort_unstable();
             endpoints.dedup();
             for endpoint in &endpoints {
@@ -183,10 +230,12 @@ impl Layout {
                     held.users += 1;
                 }
             }
-            let table = layout.adopt_table(service, ids, &by_id);
-            let placed = Placed { service, table, endpoints, source: None };
-            layout.frontends.insert(frontend, placed);
+            let hash = service.flags & service_flags::HASH != 0;
+            let tables = found.map(|(table, ids)| layout.adopt_table(table, hash, ids, &by_id));
+            let placed = Placed { service, tables, endpoints, source: None };
+            layout.frontends.insert(front, placed);
         }
+        layout.ranges = kernel.ranges()?.into_iter().collect();
         // After all others, so that no table is refused for the sake of a distrusted one.
         for placed in layout.frontends.values() {
             for slot in placed.distrusted(max_slots) {
@@ -202,41 +251,42 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The slots of a frontend found in the maps; empty where they are none or not all there.
-    fn read_table<K: Kernel>(&self, kernel: &K, service: Service) -> Vec<u32> {
-        let slots = slots_of(service, self.max_slots);
+    /// The slots of a table found in the maps; empty where they are none or not all there.
+    fn read_table<K: Kernel>(&self, kernel: &K, table: sluice_abi::Table) -> Vec<u32> {
+        let slots = slots_of(table, self.max_slots);
         slots.map(|index| kernel.slot(index)).collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// The table of a frontend found in the maps, by what stands in its slots; `None` if there is
-    /// none or it is distrusted.
+    /// A table found in the maps, by what stands in its slots; `None` if there is none or it is
+    /// distrusted.
     fn adopt_table(
         &mut self,
-        service: Service,
+        found: sluice_abi::Table,
+        hash: bool,
         mut ids: Vec<u32>,
         by_id: &HashMap<u32, Endpoint>,
     ) -> Option<TableKey> {
-        let scheduler = if service.flags & service_flags::HASH == 0 {
-            Scheduler::Random
-        } else {
+        let scheduler = if hash {
             // A Maglev table repeats its backends; the key has each once, in the order of endpoints.
             ids.sort_unstable();
             ids.dedup();
             ids.sort_by_key(|id| by_id.get(id));
             Scheduler::Maglev
+        } else {
+            Scheduler::Random
         };
         if ids.is_empty() || !ids.iter().all(|id| by_id.contains_key(id)) {
             return None;
         }
         let key = (scheduler, ids);
         match self.tables.get_mut(&key) {
-            Some(table) if table.offset == service.offset => table.users += 1,
+            Some(table) if table.offset == found.offset => table.users += 1,
             Some(_) => return None,
             None => {
-                if !self.slots.claim(service.offset, service.len) {
+                if !self.slots.claim(found.offset, found.len) {
                     return None;
                 }
-                let table = Table { offset: service.offset, len: service.len, users: 1 };
+                let table = Table { offset: found.offset, len: found.len, users: 1 };
                 self.tables.insert(key.clone(), table);
             }
         }
@@ -246,15 +296,18 @@ impl Layout {
 
 impl Placed {
     /// The slots it reads that no known table holds.
-    pub(crate) fn distrusted(&self, max_slots: u32) -> Range<u32> {
-        if self.table.is_some() { 0..0 } else { slots_of(self.service, max_slots) }
+    pub(crate) fn distrusted(&self, max_slots: u32) -> impl Iterator<Item = u32> {
+        let [cluster, local] = &self.tables;
+        let slots = |table, known: bool| if known { 0..0 } else { slots_of(table, max_slots) };
+        slots(self.service.cluster, cluster.is_some())
+            .chain(slots(self.service.local, local.is_some()))
     }
 }
 
-/// The slots a frontend reads; empty where they would end beyond the last.
-fn slots_of(service: Service, max_slots: u32) -> Range<u32> {
-    match service.offset.checked_add(service.len) {
-        Some(end) if end <= max_slots => service.offset..end,
+/// The slots of a table; empty where they would end beyond the last.
+fn slots_of(table: sluice_abi::Table, max_slots: u32) -> Range<u32> {
+    match table.offset.checked_add(table.len) {
+        Some(end) if end <= max_slots => table.offset..end,
         _ => 0..0,
     }
 }
@@ -267,7 +320,7 @@ pub(crate) fn encode(
     state: BackendState,
     ways: &Ways,
 ) -> sluice_abi::Backend {
-    let (address, port, protocol) = endpoint;
+    let Endpoint { address, port, protocol, service } = endpoint;
     // A pod may put any address on its interface: only what the API places on this node is looked for there.
     let own = ways.own.contains(&address);
     let pod = ways.pods.get(&address).filter(|_| local && !own);
@@ -292,10 +345,12 @@ pub(crate) fn encode(
         deliver: deliver as u8,
         ip_version: if address.is_ipv4() { 4 } else { 6 },
         pad: 0,
+        service,
     }
 }
 
 /// An endpoint's identity.
-pub(crate) fn endpoint(backend: &Backend) -> Endpoint {
-    (backend.address, backend.port, backend.protocol)
+pub(crate) fn endpoint(backend: &Backend, service: u32) -> Endpoint {
+    let Backend { address, port, protocol, .. } = *backend;
+    Endpoint { address, port, protocol, service }
 }

@@ -8,11 +8,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use sluice_abi::{
     Addr4, Addr6, Backend, Config, Deliver, Flow, FlowKey, MAX_BACKENDS, MAX_SLOTS,
-    MapData as Layout, Reason, Service, ServiceKey,
+    MapData as Layout, Range, Reason, Service, ServiceKey,
 };
 
 use crate::error::Error;
@@ -28,6 +28,9 @@ unsafe impl<T: Layout> aya::Pod for Plain<T> {}
 /// A hash map of the kernel.
 pub(crate) type Hash<K, V> = HashMap<MapData, Plain<K>, Plain<V>>;
 
+/// Source ranges of one family.
+pub(crate) type Trie<A> = LpmTrie<MapData, Plain<Range<A>>, u32>;
+
 /// A flow table.
 pub(crate) struct Flows<A: Copy + 'static> {
     map: Hash<FlowKey<A>, Flow<A>>,
@@ -40,6 +43,8 @@ pub(crate) struct Maps {
     pub(crate) services6: Hash<ServiceKey<Addr6>, Service>,
     pub(crate) flows4: Flows<Addr4>,
     pub(crate) flows6: Flows<Addr6>,
+    pub(crate) ranges4: Trie<Addr4>,
+    pub(crate) ranges6: Trie<Addr6>,
     config: Array<MapData, Plain<Config>>,
     counters: PerCpuArray<MapData, u64>,
     slots: Mapped<u32>,
@@ -65,6 +70,8 @@ impl Maps {
             services6: take(ebpf, "SERVICES6")?,
             flows4: Flows::take(ebpf, "FLOWS4")?,
             flows6: Flows::take(ebpf, "FLOWS6")?,
+            ranges4: take(ebpf, "RANGES4")?,
+            ranges6: take(ebpf, "RANGES6")?,
             config: take(ebpf, "CONFIG")?,
             counters: take(ebpf, "COUNTERS")?,
             slots: Mapped::take(ebpf, "SLOTS", MAX_SLOTS)?,

@@ -17,8 +17,20 @@ pub(crate) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
 /// Maps that are pinned and adopted.
-const MAPS: [&str; 8] =
-    ["SERVICES4", "SERVICES6", "SLOTS", "BACKENDS", "CONFIG", "FLOWS4", "FLOWS6", "COUNTERS"];
+const MAPS: [&str; 12] = [
+    "SERVICES4",
+    "SERVICES6",
+    "SLOTS",
+    "BACKENDS",
+    "CONFIG",
+    "FLOWS4",
+    "FLOWS6",
+    "AFFINITIES4",
+    "AFFINITIES6",
+    "RANGES4",
+    "RANGES6",
+    "COUNTERS",
+];
 /// Programs that are attached.
 pub(crate) const PROGRAMS: [&str; 3] = ["from_pod", "from_network", "to_pods"];
 /// Frequencies that Linux is built with (kernel/Kconfig.hz, and 24 to 1024 of other machines).

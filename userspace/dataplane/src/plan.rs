@@ -3,18 +3,22 @@
 //! The order is the promise: backends, then tables, then frontends, then what is gone. Whatever
 //! prefix of a plan is carried out, every frontend leads to backends that exist (tested below).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sluice_abi::{BackendState, Service, service_flags};
 use sluice_services::{
-    AddressKind, Backend, Frontend, Scheduler, ServicePort, State, WhenEmpty, maglev,
+    AddressKind, Backend, Family, Frontend, Scheduler, ServicePort, ServicePortKey, State,
+    WhenEmpty, maglev,
 };
 
 use crate::Error;
 use crate::layout::{
-    Endpoint, Held, Kernel, Layout, Leftover, Placed, Table, TableKey, Ways, encode, endpoint,
+    Held, Kernel, Kind, Layout, Leftover, Placed, Table, TableKey, Ways, encode, endpoint,
 };
+use crate::wire::Front;
 
 /// Seconds before the slots of an unused table are given to another: a program that read the
 /// frontend before the change is done in microseconds.
@@ -28,8 +32,10 @@ const BACKEND_GRACE_S: u64 = 60;
 pub(crate) enum Op {
     PutBackend { id: u32, backend: sluice_abi::Backend },
     WriteTable { offset: u32, ids: Vec<u32> },
-    PutFrontend { frontend: Frontend, service: Service },
-    RemoveFrontend { frontend: Frontend },
+    PutRange { service: u32, range: IpNet },
+    PutFrontend { front: Front, service: Service },
+    RemoveFrontend { front: Front },
+    RemoveRange { service: u32, range: IpNet },
 }
 
 /// What is to be done, and what could not be.
@@ -46,8 +52,10 @@ impl Op {
         match self {
             Self::PutBackend { id, backend } => kernel.put_backend(*id, *backend),
             Self::WriteTable { offset, ids } => kernel.write_table(*offset, ids),
-            Self::PutFrontend { frontend, service } => kernel.put_frontend(*frontend, *service),
-            Self::RemoveFrontend { frontend } => kernel.remove_frontend(*frontend),
+            Self::PutRange { service, range } => kernel.put_range(*service, *range),
+            Self::PutFrontend { front, service } => kernel.put_frontend(*front, *service),
+            Self::RemoveFrontend { front } => kernel.remove_frontend(*front),
+            Self::RemoveRange { service, range } => kernel.remove_range(*service, *range),
         }
     }
 }
@@ -57,10 +65,58 @@ impl Op {
 struct Stages {
     backends: Vec<Op>,
     tables: Vec<Op>,
+    ranges: Vec<Op>,
     frontends: Vec<Op>,
     removals: Vec<Op>,
     retirements: Vec<Op>,
     skipped: Vec<(Frontend, &'static str)>,
+}
+
+/// What a key of the frontends' maps is to lead to.
+type Wanted<'a> = BTreeMap<Front, Option<(&'a ServicePortKey, &'a Arc<ServicePort>, Kind)>>;
+
+/// Everything that clients can connect to. A service address takes precedence over a node port on the
+/// same address, and no node port is open on a service address (R19).
+fn wanted<'a>(state: &'a State, ways: &Ways) -> Wanted<'a> {
+    let mut wanted = Wanted::new();
+    let mut service_addresses = HashSet::new();
+    for (frontend, (key, port, kind)) in state.frontends() {
+        service_addresses.insert(frontend.address);
+        let kind = match kind {
+            AddressKind::ClusterIp => Kind::Cluster,
+            AddressKind::ExternalIp => Kind::External,
+            AddressKind::LoadBalancer => Kind::LoadBalancer,
+        };
+        if kind == Kind::Cluster {
+            wanted.insert(Front::Address(frontend.address), None);
+        }
+        wanted.insert(Front::Port(frontend), Some((key, port, kind)));
+    }
+    let open = |address: &&IpAddr| !service_addresses.contains(*address);
+    let addresses: Vec<IpAddr> = ways.node_ports.iter().filter(open).copied().collect();
+    for ((family, protocol, port_number), (key, port)) in state.node_ports() {
+        for address in addresses.iter().filter(|address| Family::of(**address) == family) {
+            let frontend = Frontend { address: *address, port: port_number, protocol };
+            wanted.insert(Front::Port(frontend), Some((key, port, Kind::NodePort)));
+        }
+    }
+    wanted
+}
+
+/// Who may connect to the load-balancer addresses of a service port; empty is everybody (R17).
+fn source_ranges(port: &ServicePort, ways: &Ways) -> Vec<IpNet> {
+    let mut ranges = port.source_ranges.clone();
+    let own = ranges.iter().any(|range| {
+        let of_family = |address: &&IpAddr| Family::of(**address) == Family::of(range.addr());
+        ways.node.iter().find(of_family).is_some_and(|own| range.contains(own))
+    });
+    if own {
+        // The node reaches the address from that address itself.
+        let balancers =
+            port.addresses.iter().filter(|(_, kind)| *kind == AddressKind::LoadBalancer);
+        ranges.extend(balancers.map(|(address, _)| IpNet::from(*address)));
+    }
+    ranges
 }
 
 impl Layout {
@@ -68,31 +124,45 @@ impl Layout {
     /// monotonic clock in seconds.
     pub(crate) fn plan(&mut self, state: &State, ways: &Ways, now_s: u64) -> Plan {
         let mut stages = Stages::default();
-        let wanted: BTreeMap<Frontend, &Arc<ServicePort>> = state
-            .frontends()
-            .into_iter()
-            .filter(|(_, (_, _, kind))| *kind == AddressKind::ClusterIp)
-            .map(|(frontend, (_, port, _))| (frontend, port))
-            .collect();
+        let wanted = wanted(state, ways);
+        self.services.retain(|key, _| state.ports.contains_key(key));
         let mut dropped = Vec::new();
-        for (frontend, port) in &wanted {
-            let old = self.frontends.get(frontend);
-            if old.and_then(|old| old.source.as_ref()).is_some_and(|s| Arc::ptr_eq(s, port)) {
+        let mut ranges = BTreeSet::new();
+        for (front, leads_to) in &wanted {
+            let Some((key, port, kind)) = *leads_to else {
+                self.place_address(*front, &mut stages);
+                continue;
+            };
+            let id = self.service_id(key, *front);
+            if kind == Kind::LoadBalancer {
+                ranges.extend(source_ranges(port, ways).into_iter().map(|range| (id, range)));
+            }
+            let old = self.frontends.get(front).and_then(|old| old.source.as_ref());
+            if old.is_some_and(|(source, was)| Arc::ptr_eq(source, port) && *was == kind) {
                 continue;
             }
-            match self.place(*frontend, port, ways, &mut stages) {
-                Ok(placed) => dropped.extend(self.frontends.insert(*frontend, placed)),
+            match self.place(*front, id, port, kind, ways, &mut stages) {
+                Ok(placed) => dropped.extend(self.frontends.insert(*front, placed)),
                 Err(reason) => {
-                    stages.skipped.push((*frontend, reason));
-                    self.abandon(port, now_s);
+                    if let Front::Port(frontend) = front {
+                        stages.skipped.push((*frontend, reason));
+                    }
+                    self.abandon(port, id, now_s);
                 }
             }
         }
-        let gone: Vec<Frontend> =
+        for &(service, range) in ranges.difference(&self.ranges) {
+            stages.ranges.push(Op::PutRange { service, range });
+        }
+        for &(service, range) in self.ranges.difference(&ranges) {
+            stages.retirements.push(Op::RemoveRange { service, range });
+        }
+        self.ranges = ranges;
+        let gone: Vec<Front> =
             self.frontends.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
-        for frontend in gone {
-            stages.removals.push(Op::RemoveFrontend { frontend });
-            dropped.extend(self.frontends.remove(&frontend));
+        for front in gone {
+            stages.removals.push(Op::RemoveFrontend { front });
+            dropped.extend(self.frontends.remove(&front));
         }
         for placed in dropped {
             self.release(&placed, ways, now_s, &mut stages);
@@ -100,9 +170,38 @@ impl Layout {
         if std::mem::take(&mut self.adopted) {
             self.retire_unused(ways, &mut stages);
         }
-        let Stages { backends, tables, frontends, removals, retirements, skipped } = stages;
-        let ops = [backends, tables, frontends, removals, retirements].into_iter().flatten();
-        Plan { ops: ops.collect(), skipped }
+        let Stages { backends, tables, ranges, frontends, removals, retirements, skipped } = stages;
+        let ops = [backends, tables, ranges, frontends, removals, retirements];
+        Plan { ops: ops.into_iter().flatten().collect(), skipped }
+    }
+
+    /// The id of a service port: its own, else the one that an earlier run gave to its frontend, so
+    /// that affinities outlive a restart (R23), else a new one.
+    fn service_id(&mut self, key: &ServicePortKey, front: Front) -> u32 {
+        if let Some(id) = self.services.get(key) {
+            return *id;
+        }
+        let earlier = self.frontends.get(&front).filter(|placed| placed.source.is_none());
+        let earlier = earlier.map(|placed| placed.service.id);
+        let id = match earlier.filter(|id| *id != 0 && !self.services.values().any(|v| v == id)) {
+            Some(id) => id,
+            None => {
+                self.last_service = self.last_service.wrapping_add(1).max(1);
+                self.last_service
+            }
+        };
+        self.services.insert(key.clone(), id);
+        id
+    }
+
+    fn place_address(&mut self, front: Front, stages: &mut Stages) {
+        if self.frontends.contains_key(&front) {
+            return;
+        }
+        let service = Service::default();
+        let placed = Placed { service, tables: [None, None], endpoints: Vec::new(), source: None };
+        self.frontends.insert(front, placed);
+        stages.frontends.push(Op::PutFrontend { front, service });
     }
 
     /// Plans the changes of backends whose way has changed: a pod's veth came or went.
@@ -143,48 +242,91 @@ impl Layout {
 
     fn place(
         &mut self,
-        frontend: Frontend,
+        front: Front,
+        id: u32,
         port: &Arc<ServicePort>,
+        kind: Kind,
         ways: &Ways,
         stages: &mut Stages,
     ) -> Result<Placed, &'static str> {
-        let (list, when_empty) = port.internal();
-        let ids = list
-            .iter()
-            .map(|backend| self.hold(backend, ways, stages))
-            .collect::<Option<Vec<u32>>>()
-            .ok_or("no backend id is free")?;
-        let mut endpoints: Vec<Endpoint> = list.iter().map(endpoint).collect();
+        let external = kind != Kind::Cluster;
+        let ((_, when_empty), is_local) = if external {
+            (port.external(), port.external_local)
+        } else {
+            (port.internal(), port.internal_local)
+        };
+        // Pods and the node are not outside: they get the other list of an external address, too.
+        let lists =
+            [(!is_local || external).then_some(&port.cluster), is_local.then_some(&port.local)];
+        let affinity_s = port.affinity_s.unwrap_or(0);
+        // Affinity looks for a backend in its table, which then has to be sorted by id.
+        let scheduler = if affinity_s == 0 { port.scheduler } else { Scheduler::Random };
+        let mut endpoints = BTreeSet::new();
+        let mut keys = [None, None];
+        for (list, key) in lists.into_iter().zip(&mut keys) {
+            let Some(list) = list.filter(|list| !list.is_empty()) else { continue };
+            let ids = list.iter().map(|backend| self.hold(backend, id, ways, stages));
+            let mut ids = ids.collect::<Option<Vec<u32>>>().ok_or("no backend id is free")?;
+            if scheduler == Scheduler::Random {
+                ids.sort_unstable();
+            }
+            endpoints.extend(list.iter().map(|backend| endpoint(backend, id)));
+            *key = Some((scheduler, ids));
+        }
         for backend in port.serving.iter() {
-            let key = endpoint(backend);
-            if !endpoints.contains(&key) && self.hold(backend, ways, stages).is_some() {
-                endpoints.push(key);
+            if self.hold(backend, id, ways, stages).is_some() {
+                endpoints.insert(endpoint(backend, id));
             }
         }
-        let reject = if when_empty == WhenEmpty::Reject { service_flags::REJECT } else { 0 };
-        let hash = if port.scheduler == Scheduler::Maglev { service_flags::HASH } else { 0 };
-        let mut service = Service { offset: 0, len: 0, flags: reject | hash };
-        let mut table = None;
-        if !ids.is_empty() {
-            let key = (port.scheduler, ids);
-            let placed = self.table(&key, list, stages).ok_or("no slots are free")?;
-            (service.offset, service.len) = placed;
-            table = Some(key);
+        let flag = |set, flag| if set { flag } else { 0 };
+        let mut service = Service {
+            flags: flag(when_empty == WhenEmpty::Reject, service_flags::REJECT)
+                | flag(scheduler == Scheduler::Maglev, service_flags::HASH)
+                | flag(external, service_flags::EXTERNAL)
+                | flag(is_local, service_flags::LOCAL)
+                | flag(
+                    kind == Kind::LoadBalancer && !port.source_ranges.is_empty(),
+                    service_flags::RANGES,
+                ),
+            affinity_s,
+            id,
+            ..Service::default()
+        };
+        let [cluster, local] = &keys;
+        let [cluster_list, local_list] = lists;
+        if let (Some(key), Some(list)) = (cluster, cluster_list) {
+            service.cluster = self.table(key, list, stages).ok_or("no slots are free")?;
+        }
+        if let (Some(key), Some(list)) = (local, local_list) {
+            let Some(placed) = self.table(key, list, stages) else {
+                if let Some(key) = cluster {
+                    self.leave_table(key, 0);
+                }
+                return Err("no slots are free");
+            };
+            service.local = placed;
         }
         for key in &endpoints {
             if let Some(held) = self.backends.get_mut(key) {
                 held.users += 1;
             }
         }
-        if self.frontends.get(&frontend).is_none_or(|old| old.service != service) {
-            stages.frontends.push(Op::PutFrontend { frontend, service });
+        if self.frontends.get(&front).is_none_or(|old| old.service != service) {
+            stages.frontends.push(Op::PutFrontend { front, service });
         }
-        Ok(Placed { service, table, endpoints, source: Some(Arc::clone(port)) })
+        let endpoints = endpoints.into_iter().collect();
+        Ok(Placed { service, tables: keys, endpoints, source: Some((Arc::clone(port), kind)) })
     }
 
     /// The id of a backend, with its entry written as it is to be.
-    fn hold(&mut self, backend: &Backend, ways: &Ways, stages: &mut Stages) -> Option<u32> {
-        let key = endpoint(backend);
+    fn hold(
+        &mut self,
+        backend: &Backend,
+        service: u32,
+        ways: &Ways,
+        stages: &mut Stages,
+    ) -> Option<u32> {
+        let key = endpoint(backend, service);
         let (id, generation) = match self.backends.get(&key) {
             Some(held) => (held.id, held.written.generation),
             None => match self.free_ids.pop() {
@@ -218,10 +360,10 @@ impl Layout {
         key: &TableKey,
         list: &[Backend],
         stages: &mut Stages,
-    ) -> Option<(u32, u32)> {
+    ) -> Option<sluice_abi::Table> {
         if let Some(table) = self.tables.get_mut(key) {
             table.users += 1;
-            return Some((table.offset, table.len));
+            return Some(sluice_abi::Table { offset: table.offset, len: table.len });
         }
         let (scheduler, ids) = key;
         let slots = match scheduler {
@@ -235,7 +377,7 @@ impl Layout {
         let offset = self.slots.allocate(len)?;
         self.tables.insert(key.clone(), Table { offset, len, users: 1 });
         stages.tables.push(Op::WriteTable { offset, ids: slots });
-        Some((offset, len))
+        Some(sluice_abi::Table { offset, len })
     }
 
     /// Retires what an earlier run took out of every table but had no time to retire.
@@ -251,26 +393,30 @@ impl Layout {
     }
 
     /// Ids that were taken for a frontend which then found no room go back in time.
-    fn abandon(&mut self, port: &ServicePort, now_s: u64) {
-        let (list, _) = port.internal();
-        for key in list.iter().chain(port.serving.iter()).map(endpoint) {
+    fn abandon(&mut self, port: &ServicePort, id: u32, now_s: u64) {
+        let all = port.cluster.iter().chain(port.local.iter()).chain(port.serving.iter());
+        for key in all.map(|backend| endpoint(backend, id)) {
             if self.backends.get(&key).is_some_and(|held| held.users == 0) {
                 self.leftovers.insert(Leftover::Backend(key), now_s + BACKEND_GRACE_S);
             }
         }
     }
 
+    /// Ends one use of a table; without any its slots are free from `due_s` on.
+    fn leave_table(&mut self, key: &TableKey, due_s: u64) {
+        let Some(table) = self.tables.get_mut(key) else { return };
+        table.users -= 1;
+        if table.users == 0 {
+            let leftover = Leftover::Table { offset: table.offset, len: table.len };
+            self.leftovers.insert(leftover, due_s);
+            self.tables.remove(key);
+        }
+    }
+
     /// Lets go of what a former placement used.
     fn release(&mut self, placed: &Placed, ways: &Ways, now_s: u64, stages: &mut Stages) {
-        if let Some(key) = &placed.table
-            && let Some(table) = self.tables.get_mut(key)
-        {
-            table.users -= 1;
-            if table.users == 0 {
-                let leftover = Leftover::Table { offset: table.offset, len: table.len };
-                self.leftovers.insert(leftover, now_s + TABLE_GRACE_S);
-                self.tables.remove(key);
-            }
+        for key in placed.tables.iter().flatten() {
+            self.leave_table(key, now_s + TABLE_GRACE_S);
         }
         for slot in placed.distrusted(self.max_slots) {
             let Some(readers) = self.distrusted.get_mut(&slot) else { continue };

@@ -1,6 +1,6 @@
 //! The facade: one object that the agent opens, syncs and maintains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::Error;
 use crate::flows::{Expiry, FlowView};
 use crate::interfaces::{Inventory, scan};
-use crate::layout::{Layout, Ways};
+use crate::layout::{Endpoint, Layout, Ways};
 use crate::links::{Attachment, Links, Place};
 use crate::maps::Maps;
 use crate::object::{self, Object};
@@ -35,6 +35,10 @@ pub struct Options {
     pub node_addresses: Vec<IpAddr>,
     /// The pod network: the first of each family tells pods from others (R12).
     pub cluster_cidrs: Vec<IpNet>,
+    /// Where node ports are open: on the node's addresses in these ranges, loopback left out.
+    pub node_port_ranges: Vec<IpNet>,
+    /// Masquerade all clients of ClusterIPs, wherever they are.
+    pub masquerade_all: bool,
     /// Entries of a flow table, per family; an adopted table keeps its size.
     pub flow_entries: u32,
 }
@@ -94,6 +98,7 @@ pub struct Dataplane {
     layout: Option<Layout>,
     state: Option<Arc<State>>,
     ways: Ways,
+    service_cidrs: Vec<IpNet>,
     expiry: Expiry,
     started: Instant,
     runtime: Runtime,
@@ -122,6 +127,7 @@ impl Dataplane {
             layout: None,
             state: None,
             ways: Ways::default(),
+            service_cidrs: Vec::new(),
             started: Instant::now(),
             runtime,
         };
@@ -146,7 +152,7 @@ impl Dataplane {
         let plan = layout.plan(state, &self.ways, now_s);
         let report = SyncReport {
             operations: plan.ops.len(),
-            frontends: layout.frontends.len(),
+            frontends: layout.served(),
             backends: layout.backends.values().filter(|held| held.users > 0).count(),
             skipped: plan
                 .skipped
@@ -159,7 +165,18 @@ impl Dataplane {
                 .collect(),
         };
         self.apply(&plan.ops)?;
+        // Only now: before, every address of the ranges would be one that no service has.
+        let mut config = self.maps.config()?;
+        service_ranges(&mut config, &self.service_cidrs);
+        self.maps.set_config(config)?;
         Ok(report)
+    }
+
+    /// Sets the ranges of ClusterIPs (R41): from the next sync on, packets to addresses in them that
+    /// no service has are dropped. Of each family only the first few count
+    /// ([`sluice_abi::SERVICE_RANGES`]).
+    pub fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {
+        self.service_cidrs = cidrs.to_vec();
     }
 
     /// Attaches programs to veths and uplinks that came, forgets those that went, takes the program off
@@ -185,18 +202,40 @@ impl Dataplane {
         }
         // Last: where an address has moved, there is no moment without a program.
         self.links.forget(|place| inventory.has(place.ifindex), strays.as_ref());
-        let own = inventory.interfaces.iter().flat_map(|one| one.addresses.iter().copied());
-        let pod_network = self.options.cluster_cidrs.clone();
-        let ways = Ways { own: own.collect(), pods: inventory.pods, pod_network };
-        if ways != self.ways {
-            self.ways = ways;
-            if let Some(layout) = self.layout.as_mut() {
-                let ops = layout.replan_ways(&self.ways);
-                self.apply(&ops)?;
-            }
-        }
+        self.follow(inventory)?;
         report.unresolved_pods = self.unresolved();
         Ok(report)
+    }
+
+    /// Takes over what the interfaces tell of ways to pods and of addresses for node ports.
+    fn follow(&mut self, inventory: Inventory) -> Result<(), Error> {
+        let own: HashSet<IpAddr> =
+            inventory.interfaces.iter().flat_map(|one| one.addresses.iter().copied()).collect();
+        let within = |address: &IpAddr| {
+            !address.is_loopback()
+                && self.options.node_port_ranges.iter().any(|range| range.contains(address))
+        };
+        let mut node_ports: Vec<IpAddr> = own.iter().copied().filter(within).collect();
+        node_ports.sort_unstable();
+        let ways = Ways {
+            node_ports,
+            own,
+            pods: inventory.pods,
+            pod_network: self.options.cluster_cidrs.clone(),
+            node: self.options.node_addresses.clone(),
+        };
+        if ways == self.ways {
+            return Ok(());
+        }
+        let moved = ways.node_ports != self.ways.node_ports || ways.node != self.ways.node;
+        self.ways = ways;
+        let now_s = self.now_s();
+        let Some(layout) = self.layout.as_mut() else { return Ok(()) };
+        let mut ops = layout.replan_ways(&self.ways);
+        if let Some(state) = self.state.as_ref().filter(|_| moved) {
+            ops.extend(layout.plan(state, &self.ways, now_s).ops);
+        }
+        self.apply(&ops)
     }
 
     /// Expires flows, at most `budget` looked at, and frees what nothing refers to any more. Meant
@@ -239,7 +278,7 @@ impl Dataplane {
         Status {
             bpf_dir: self.options.bpf_dir.clone(),
             attached: self.links.attachments().cloned().collect(),
-            frontends: layout.map_or(0, |layout| layout.frontends.len()),
+            frontends: layout.map_or(0, Layout::served),
             backends: layout
                 .map_or(0, |layout| layout.backends.values().filter(|held| held.users > 0).count()),
             slots_used: layout.map_or(0, |layout| layout.slots.used()),
@@ -281,7 +320,7 @@ impl Dataplane {
     fn unresolved(&self) -> usize {
         let Some(layout) = &self.layout else { return 0 };
         let held = layout.backends.iter().filter(|(_, held)| held.users > 0);
-        held.filter(|((address, _, _), held)| {
+        held.filter(|(Endpoint { address, .. }, held)| {
             held.local == Some(true)
                 && !self.ways.pods.contains_key(address)
                 && !self.ways.own.contains(address)
@@ -359,6 +398,7 @@ impl Dataplane {
             config.gateway4 = v4.unwrap_or(config.gateway4);
             config.gateway6 = v6.unwrap_or(config.gateway6);
         }
+        config.masquerade_all = self.options.masquerade_all.into();
         let (v4, v6) = first_of_each(self.options.node_addresses.iter());
         config.node4 = v4.unwrap_or(config.node4);
         config.node6 = v6.unwrap_or(config.node6);
@@ -373,6 +413,25 @@ impl Dataplane {
             }
         }
         config
+    }
+}
+
+/// Puts ranges of ClusterIPs into a configuration, in the place of all that are there.
+fn service_ranges(config: &mut Config, cidrs: &[IpNet]) {
+    (config.services4, config.services6) = (Config::EMPTY.services4, Config::EMPTY.services6);
+    let (mut free4, mut free6) = (config.services4.iter_mut(), config.services6.iter_mut());
+    for cidr in cidrs {
+        let (net, mask) = (words(cidr.network()), words(cidr.netmask()));
+        let full = match cidr {
+            IpNet::V4(_) => {
+                let ([net, ..], [mask, ..]) = (net, mask);
+                free4.next().map(|range| *range = [net, mask]).is_none()
+            }
+            IpNet::V6(_) => free6.next().map(|range| *range = [net, mask]).is_none(),
+        };
+        if full {
+            tracing::warn!(%cidr, "too many ranges of ClusterIPs: this one is not checked");
+        }
     }
 }
 

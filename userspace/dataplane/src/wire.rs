@@ -57,18 +57,40 @@ pub(crate) fn protocol(number: u8) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| *p as u8 == number)
 }
 
+/// A key of the frontends' maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Front {
+    /// All ports of a ClusterIP that are not frontends: refused.
+    Address(IpAddr),
+    /// A frontend.
+    Port(Frontend),
+}
+
+impl Front {
+    pub(crate) fn address(self) -> IpAddr {
+        match self {
+            Self::Address(address) => address,
+            Self::Port(frontend) => frontend.address,
+        }
+    }
+}
+
 /// A frontend as the maps' key.
-pub(crate) fn key<A>(addr: A, frontend: Frontend) -> ServiceKey<A> {
-    ServiceKey { addr, port_be: frontend.port.to_be(), protocol: frontend.protocol as u8, pad: 0 }
+pub(crate) fn key<A>(addr: A, front: Front) -> ServiceKey<A> {
+    let (port, protocol) = match front {
+        Front::Address(_) => (0, 0),
+        Front::Port(frontend) => (frontend.port, frontend.protocol as u8),
+    };
+    ServiceKey { addr, port_be: port.to_be(), protocol, pad: 0 }
 }
 
 /// The frontend of a map's key; `None` for a protocol number that no frontend has.
-pub(crate) fn frontend<A: IntoIp + Copy>(key: &ServiceKey<A>) -> Option<Frontend> {
-    Some(Frontend {
-        address: key.addr.into_ip(),
-        port: u16::from_be(key.port_be),
-        protocol: protocol(key.protocol)?,
-    })
+pub(crate) fn front<A: IntoIp + Copy>(key: &ServiceKey<A>) -> Option<Front> {
+    let (address, port) = (key.addr.into_ip(), u16::from_be(key.port_be));
+    if key.protocol == 0 && port == 0 {
+        return Some(Front::Address(address));
+    }
+    Some(Front::Port(Frontend { address, port, protocol: protocol(key.protocol)? }))
 }
 
 /// Source and destination of a flow's key.

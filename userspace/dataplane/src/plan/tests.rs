@@ -11,7 +11,8 @@ use super::*;
 /// The maps as collections.
 #[derive(Default)]
 struct Model {
-    frontends: BTreeMap<Frontend, Service>,
+    frontends: BTreeMap<Front, Service>,
+    ranges: BTreeSet<(u32, IpNet)>,
     slots: HashMap<u32, u32>,
     backends: BTreeMap<u32, sluice_abi::Backend>,
 }
@@ -20,7 +21,18 @@ const SLOTS: u32 = 4_096;
 const BACKENDS: u32 = 64;
 
 impl Kernel for Model {
-    fn frontends(&self) -> Result<Vec<(Frontend, Service)>, Error> {
+    fn ranges(&self) -> Result<Vec<(u32, IpNet)>, Error> {
+        Ok(self.ranges.iter().copied().collect())
+    }
+    fn put_range(&mut self, service: u32, range: IpNet) -> Result<(), Error> {
+        self.ranges.insert((service, range));
+        Ok(())
+    }
+    fn remove_range(&mut self, service: u32, range: IpNet) -> Result<(), Error> {
+        self.ranges.remove(&(service, range));
+        Ok(())
+    }
+    fn frontends(&self) -> Result<Vec<(Front, Service)>, Error> {
         Ok(self.frontends.iter().map(|(frontend, service)| (*frontend, *service)).collect())
     }
     fn slot(&self, index: u32) -> Option<u32> {
@@ -38,12 +50,12 @@ impl Kernel for Model {
         self.slots.extend((offset..).zip(ids.iter().copied()));
         Ok(())
     }
-    fn put_frontend(&mut self, frontend: Frontend, service: Service) -> Result<(), Error> {
-        self.frontends.insert(frontend, service);
+    fn put_frontend(&mut self, front: Front, service: Service) -> Result<(), Error> {
+        self.frontends.insert(front, service);
         Ok(())
     }
-    fn remove_frontend(&mut self, frontend: Frontend) -> Result<(), Error> {
-        self.frontends.remove(&frontend);
+    fn remove_frontend(&mut self, front: Front) -> Result<(), Error> {
+        self.frontends.remove(&front);
         Ok(())
     }
 }
@@ -52,7 +64,8 @@ impl Model {
     /// Addresses that a frontend's table leads to; fails on a slot of an unused backend.
     fn reachable(&self, service: Service) -> Result<Vec<u8>, TestCaseError> {
         let mut found = Vec::new();
-        for index in service.offset..service.offset + service.len {
+        let sluice_abi::Table { offset, len } = service.cluster;
+        for index in offset..offset + len {
             let id = self.slots.get(&index);
             let backend = id.and_then(|id| self.backends.get(id));
             let Some(backend) = backend else {
@@ -95,8 +108,9 @@ fn sketches() -> impl Strategy<Value = BTreeMap<u8, Sketch>> {
     prop::collection::btree_map(1_u8..6, sketch(), 0..5)
 }
 
-fn frontend(octet: u8) -> Frontend {
-    Frontend { address: Ipv4Addr::new(10, 96, 0, octet).into(), port: 80, protocol: Protocol::Tcp }
+fn frontend(octet: u8) -> Front {
+    let address = Ipv4Addr::new(10, 96, 0, octet).into();
+    Front::Port(Frontend { address, port: 80, protocol: Protocol::Tcp })
 }
 
 fn backends(octets: &[u8]) -> Arc<[Backend]> {
@@ -120,7 +134,7 @@ fn state(sketches: &BTreeMap<u8, Sketch>) -> State {
             family: Family::V4,
         };
         let port = ServicePort {
-            addresses: vec![(frontend(*octet).address, AddressKind::ClusterIp)],
+            addresses: vec![(frontend(*octet).address(), AddressKind::ClusterIp)],
             port: 80,
             node_port: 0,
             cluster: backends(&sketch.listed),
@@ -141,7 +155,8 @@ fn state(sketches: &BTreeMap<u8, Sketch>) -> State {
 }
 
 fn check(model: &Model, wanted: &BTreeMap<u8, Sketch>) -> Result<(), TestCaseError> {
-    prop_assert_eq!(model.frontends.len(), wanted.len());
+    // Each has its address beside it.
+    prop_assert_eq!(model.frontends.len(), 2 * wanted.len());
     for (octet, sketch) in wanted {
         let service = model.frontends.get(&frontend(*octet)).copied();
         let Some(service) = service else {
@@ -355,7 +370,7 @@ fn a_table_that_is_there_twice_is_adopted_once() {
         op.apply(&mut model).unwrap();
     }
     model.write_table(10, &[model.slots[&0], model.slots[&1]]).unwrap();
-    model.frontends.get_mut(&frontend(2)).unwrap().offset = 10;
+    model.frontends.get_mut(&frontend(2)).unwrap().cluster.offset = 10;
 
     let mut layout = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
     assert_eq!(layout.slots.used(), 4);
