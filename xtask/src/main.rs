@@ -35,7 +35,8 @@ enum Verb {
     Setup,
     /// Build the eBPF object; print its programs with instruction counts and its maps with sizes
     BuildEbpf {
-        /// Build the programs with per-packet logging
+        /// Build the programs with per-packet logging: the next `cargo build` embeds them, and the
+        /// agent writes their records to its own log. Every other verb lays those without in their place
         #[arg(long)]
         log: bool,
     },

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -40,6 +41,9 @@ const FREQUENCIES: [u32; 8] = [24, 48, 100, 128, 250, 300, 1000, 1024];
 pub(crate) struct Object {
     pub(crate) ebpf: Ebpf,
     pub(crate) hz: u32,
+    /// Writes what programs built with `cargo xtask build-ebpf --log` have recorded since the last call
+    /// to the log; `None` for programs that record nothing.
+    pub(crate) records: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// Folder of this layout's pins.
@@ -67,7 +71,17 @@ pub(crate) fn load(bpf_dir: &Path, flow_entries: u32) -> Result<Object, Error> {
     for name in PROGRAMS.into_iter().chain(["clock"]) {
         classifier(&mut ebpf, name)?.load().map_err(|error| refused(name, error))?;
     }
-    Ok(Object { ebpf, hz })
+    let records = match EbpfLogger::init(&mut ebpf) {
+        Ok(mut logger) => {
+            tracing::warn!(
+                "the programs record every packet: built with --log, not for production"
+            );
+            Some(Box::new(move || logger.flush()) as Box<dyn FnMut() + Send>)
+        }
+        Err(aya_log::Error::MapNotFound) => None,
+        Err(error) => return Err(refused("the log of the programs", error)),
+    };
+    Ok(Object { ebpf, hz, records })
 }
 
 /// A loader for a moment: its maps would take 100 MB at their full size.

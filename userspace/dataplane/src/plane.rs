@@ -244,6 +244,9 @@ impl Dataplane {
     /// # Errors
     /// A map refuses.
     pub fn maintain(&mut self, budget: usize) -> Result<(), Error> {
+        if let Some(records) = &mut self.object.records {
+            records();
+        }
         let now_s = self.now_s();
         if let Some(layout) = self.layout.as_mut() {
             let ops = layout.collect(now_s);
