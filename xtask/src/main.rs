@@ -36,7 +36,7 @@ enum Verb {
     /// Build the eBPF object; print its programs with instruction counts and its maps with sizes
     BuildEbpf {
         /// Build the programs with per-packet logging: the next `cargo build` embeds them, and the
-        /// agent writes their records to its own log. Every other verb lays those without in their place
+        /// agent writes their records to its own log; `build` and `test` lay those without in their place
         #[arg(long)]
         log: bool,
     },
