@@ -4,10 +4,13 @@ use std::path::Path;
 use std::{env, fs, process};
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let object = root.join("target/sluice-ebpf.o");
+    // Asked now, not when this was compiled: a cached build script may come from another checkout.
+    let (Some(folder), Some(out)) = (env::var_os("CARGO_MANIFEST_DIR"), env::var_os("OUT_DIR"))
+    else {
+        process::exit(1)
+    };
+    let object = Path::new(&folder).join("../../target/sluice-ebpf.o");
     println!("cargo::rerun-if-changed={}", object.display());
-    let Some(out) = env::var_os("OUT_DIR") else { process::exit(1) };
     if let Err(error) = fs::copy(&object, Path::new(&out).join("sluice-ebpf.o")) {
         println!("cargo::error=no BPF object ({error}): run `cargo xtask build-ebpf` first");
     }

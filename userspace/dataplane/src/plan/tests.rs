@@ -268,12 +268,12 @@ fn one_change_is_a_handful_of_operations() {
     }
     layout.plan(&wanted, &Ways::default(), 0);
     let slots = layout.slots.used();
-    assert_eq!(slots, 3, "equal sets share a table");
+    assert_eq!(slots, 3 * 1_000, "each service port has a table of its own");
     if let Some(port) = wanted.ports.values_mut().next() {
         *port = Arc::new(ServicePort { cluster: backends(&[1, 2]), ..ServicePort::clone(port) });
     }
     let plan = layout.plan(&wanted, &Ways::default(), 1);
-    assert_eq!(plan.ops.len(), 2, "a table and a frontend: {:?}", plan.ops);
+    assert_eq!(plan.ops.len(), 3, "a table, a frontend, a retirement: {:?}", plan.ops);
 }
 
 /// The grace time of a backend counts from when it was last let go of, and ends when it is used.
@@ -281,7 +281,7 @@ fn one_change_is_a_handful_of_operations() {
 fn a_backend_that_is_used_again_is_not_freed() {
     let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
     let used = state(&BTreeMap::from([(1, random(&[1]))]));
-    let unused = State::default();
+    let unused = state(&BTreeMap::from([(1, random(&[]))]));
     layout.plan(&used, &Ways::default(), 0);
     layout.plan(&unused, &Ways::default(), 10);
     layout.plan(&used, &Ways::default(), 20);
@@ -299,20 +299,18 @@ fn what_was_held_for_a_skipped_frontend_is_freed() {
     let both = BTreeMap::from([(1, random(&[1])), (2, random(&[1, 2]))]);
     let plan = layout.plan(&state(&both), &Ways::default(), 0);
     assert_eq!(plan.skipped.len(), 1);
-    assert_eq!(layout.collect(BACKEND_GRACE_S).len(), 1, "10.244.0.2 alone");
+    assert_eq!(layout.collect(BACKEND_GRACE_S).len(), 2, "those of the second");
     assert_eq!(layout.backends.len(), 1);
 }
 
-/// Two frontends over slots 0 and 1, of which an earlier run left a table that cannot be believed.
-fn distrusted(capacity: u32) -> Layout {
-    let mut model = Model::default();
-    let shared = BTreeMap::from([(1, random(&[1, 2])), (2, random(&[1, 2]))]);
-    let plan = Layout::with_capacity(capacity, BACKENDS).plan(&state(&shared), &Ways::default(), 0);
-    for op in &plan.ops {
-        op.apply(&mut model).unwrap();
+/// Two addresses of one service port, which share its table.
+fn twofold(listed: &[u8]) -> State {
+    let mut state = state(&BTreeMap::from([(1, random(listed))]));
+    for port in state.ports.values_mut() {
+        let external = (frontend(2).address(), AddressKind::ExternalIp);
+        Arc::make_mut(port).addresses.push(external);
     }
-    model.slots.insert(1, 40);
-    Layout::adopt(&model, capacity, BACKENDS, 60).unwrap()
+    state
 }
 
 fn tables(plan: &Plan) -> Vec<u32> {
@@ -321,41 +319,34 @@ fn tables(plan: &Plan) -> Vec<u32> {
     plan.ops.iter().filter_map(offset).collect()
 }
 
+#[test]
+fn addresses_of_a_service_port_share_its_table() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    layout.plan(&twofold(&[1, 2]), &Ways::default(), 0);
+    assert_eq!((layout.slots.used(), layout.frontends.len()), (2, 3));
+}
+
 /// The slots of a table that holds an unknown id are given to no other before the last frontend
 /// that reads them has been rewritten and the grace time is over.
 #[test]
 fn slots_of_a_distrusted_table_are_kept_for_who_reads_them() {
-    let mut layout = distrusted(SLOTS);
-    let one = BTreeMap::from([(1, random(&[1, 2])), (2, random(&[1, 2]))]);
-    let plan = layout.plan(&state(&one), &Ways::default(), 100);
+    let mut model = Model::default();
+    let plan = Layout::with_capacity(SLOTS, BACKENDS).plan(&twofold(&[1, 2]), &Ways::default(), 0);
+    for op in &plan.ops {
+        op.apply(&mut model).unwrap();
+    }
+    model.slots.insert(1, 40);
+    let mut layout = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
+    assert_eq!(layout.slots.used(), 2);
+    let plan = layout.plan(&twofold(&[1, 2]), &Ways::default(), 100);
     assert_eq!(tables(&plan), [2]);
     let rewritten = plan.ops.iter().filter(|op| matches!(op, Op::PutFrontend { .. })).count();
     assert_eq!(rewritten, 2);
 
     layout.collect(99 + TABLE_GRACE_S);
-    let two = BTreeMap::from([(1, random(&[1])), (2, random(&[1, 2]))]);
-    assert_eq!(tables(&layout.plan(&state(&two), &Ways::default(), 101)), [4]);
+    assert_eq!(tables(&layout.plan(&twofold(&[1]), &Ways::default(), 101)), [4]);
     layout.collect(100 + TABLE_GRACE_S);
-    let three = BTreeMap::from([(1, random(&[2])), (2, random(&[1, 2]))]);
-    assert_eq!(tables(&layout.plan(&state(&three), &Ways::default(), 102)), [0]);
-}
-
-/// While one of the frontends finds no room for a new table, the old slots and the known backend in
-/// them stay what they are.
-#[test]
-fn a_frontend_that_stays_keeps_its_distrusted_table() {
-    let mut layout = distrusted(3);
-    let wanted = BTreeMap::from([(1, random(&[3])), (2, random(&[1, 2]))]);
-    let plan = layout.plan(&state(&wanted), &Ways::default(), 100);
-    assert_eq!(tables(&plan), [2]);
-    assert_eq!(plan.skipped.len(), 1);
-    let freed = layout.collect(1_000);
-    assert!(matches!(freed[..], [Op::PutBackend { id: 1, .. }]), "10.244.0.2: {freed:?}");
-    assert_eq!(layout.slots.used(), 3);
-
-    layout.plan(&State::default(), &Ways::default(), 1_000);
-    layout.collect(1_000 + BACKEND_GRACE_S);
-    assert_eq!((layout.slots.used(), layout.backends.len()), (0, 0));
+    assert_eq!(tables(&layout.plan(&twofold(&[2]), &Ways::default(), 102)), [0]);
     assert!(layout.distrusted.is_empty());
 }
 
@@ -364,7 +355,7 @@ fn a_frontend_that_stays_keeps_its_distrusted_table() {
 #[test]
 fn a_table_that_is_there_twice_is_adopted_once() {
     let mut model = Model::default();
-    let wanted = state(&BTreeMap::from([(1, random(&[1, 2])), (2, random(&[1, 2]))]));
+    let wanted = twofold(&[1, 2]);
     let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
     for op in layout.plan(&wanted, &Ways::default(), 0).ops {
         op.apply(&mut model).unwrap();
@@ -380,4 +371,101 @@ fn a_table_that_is_there_twice_is_adopted_once() {
     assert_eq!(layout.slots.used(), 4);
     layout.collect(TABLE_GRACE_S);
     assert_eq!(layout.slots.used(), 2);
+}
+
+/// A service port of this change, as the only one.
+fn changed(change: impl FnOnce(&mut ServicePort)) -> State {
+    let mut state = state(&BTreeMap::from([(1, random(&[1, 2]))]));
+    if let Some(port) = state.ports.values_mut().next() {
+        change(Arc::make_mut(port));
+    }
+    state
+}
+
+fn placed(layout: &Layout, address: IpAddr, port: u16) -> Option<Service> {
+    let front = Front::Port(Frontend { address, port, protocol: Protocol::Tcp });
+    layout.frontends.get(&front).map(|placed| placed.service)
+}
+
+/// Node ports are open on the addresses they may be, follow them, and never on a service address (R19).
+#[test]
+fn node_ports_follow_the_addresses_of_the_node() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let (node, moved) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+    let service = frontend(1).address();
+    let wanted = changed(|port| port.node_port = 30_080);
+    let ways = |open: &[IpAddr]| Ways { node_ports: open.to_vec(), ..Ways::default() };
+    layout.plan(&wanted, &ways(&[node, service]), 0);
+    let flags = placed(&layout, node, 30_080).unwrap().flags;
+    assert_eq!(flags & service_flags::EXTERNAL, service_flags::EXTERNAL);
+    assert_eq!(placed(&layout, service, 30_080), None);
+    let ops = layout.plan(&wanted, &ways(&[moved]), 1).ops;
+    assert_eq!(ops.len(), 2, "{ops:?}");
+    assert!(placed(&layout, node, 30_080).is_none() && placed(&layout, moved, 30_080).is_some());
+}
+
+/// With policy Local an external address has both lists: pods and the node are not outside.
+#[test]
+fn an_external_address_with_policy_local_has_both_lists() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let external = IpAddr::from([203, 0, 113, 1]);
+    let wanted = changed(|port| {
+        port.addresses.push((external, AddressKind::ExternalIp));
+        port.external_local = true;
+        port.local = backends(&[2]);
+    });
+    layout.plan(&wanted, &Ways::default(), 0);
+    let found = placed(&layout, external, 80).unwrap();
+    assert_eq!((found.cluster.len, found.local.len), (2, 1));
+    let inside = placed(&layout, frontend(1).address(), 80).unwrap();
+    assert_eq!((inside.cluster.len, inside.local.len), (2, 0), "the ClusterIP is not Local");
+}
+
+/// Ranges come before the frontend that asks for them and go after; the node among them lets the
+/// balancer's own address in (R17).
+#[test]
+fn source_ranges_are_there_before_they_are_asked_for() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let vip = IpAddr::from([203, 0, 113, 1]);
+    let range: IpNet = "192.0.2.0/24".parse().unwrap();
+    let balanced = |ranges: &[IpNet]| {
+        changed(|port| {
+            port.addresses.push((vip, AddressKind::LoadBalancer));
+            port.source_ranges = ranges.to_vec();
+        })
+    };
+    let ways = Ways { node: vec![[192, 0, 2, 1].into()], ..Ways::default() };
+    let ops = layout.plan(&balanced(&[range]), &ways, 0).ops;
+    let at = |wanted: &dyn Fn(&Op) -> bool| ops.iter().position(wanted).unwrap();
+    let ranges = ops.iter().filter(|op| matches!(op, Op::PutRange { .. })).count();
+    assert_eq!(ranges, 2, "the range and the address itself: {ops:?}");
+    assert!(
+        at(&|op| matches!(op, Op::PutRange { .. }))
+            < at(&|op| matches!(op, Op::PutFrontend { .. }))
+    );
+    let flags = placed(&layout, vip, 80).unwrap().flags;
+    assert_eq!(flags & service_flags::RANGES, service_flags::RANGES);
+    let ops = layout.plan(&balanced(&[]), &ways, 1).ops;
+    assert!(matches!(ops.last(), Some(Op::RemoveRange { .. })), "{ops:?}");
+    assert_eq!(placed(&layout, vip, 80).unwrap().flags & service_flags::RANGES, 0);
+}
+
+/// Affinities outlive a restart: the service port keeps its id (R23); its table is sorted by id.
+#[test]
+fn a_service_port_keeps_its_id_over_a_restart() {
+    let mut model = Model::default();
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let wanted = changed(|port| {
+        port.affinity_s = Some(10);
+        port.scheduler = Scheduler::Maglev;
+    });
+    for op in layout.plan(&wanted, &Ways::default(), 0).ops {
+        op.apply(&mut model).unwrap();
+    }
+    let before = placed(&layout, frontend(1).address(), 80).unwrap();
+    assert_eq!(before.flags & service_flags::HASH, 0);
+    let mut adopted = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
+    let plan = adopted.plan(&wanted, &Ways::default(), 1);
+    assert!(plan.ops.is_empty(), "{:?}", plan.ops);
+    assert_eq!(placed(&adopted, frontend(1).address(), 80).unwrap(), before);
 }
