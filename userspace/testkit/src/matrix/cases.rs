@@ -42,6 +42,8 @@ pub enum Part {
 /// What of a Service is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
+    /// A backend's own address.
+    Pod(&'static str),
     /// Its ClusterIP.
     ClusterIp,
     /// Its node port at a node's address.
@@ -74,6 +76,7 @@ impl Target {
 
     pub(super) fn label(self) -> String {
         match self {
+            Self::Pod(name) => name.to_owned(),
             Self::ClusterIp => "ClusterIP".to_owned(),
             Self::NodePort(node) => format!("{node}:nodePort"),
             Self::ExternalIp => "externalIP".to_owned(),
@@ -114,6 +117,14 @@ pub(super) fn cases() -> Vec<Case> {
         case.name = format!("matrix-{}", number + 1);
     }
     cases
+}
+
+/// No Service at all: what the network does by itself.
+pub(super) fn no_service() -> Case {
+    let rules = rules(Policy::Cluster, Policy::Cluster);
+    let mut case = case(Part::ClusterIp, Front::ClusterIp, "no service".to_owned(), rules);
+    case.targets = BACKENDS.map(|(name, _)| Target::Pod(name)).to_vec();
+    case
 }
 
 fn policies(cases: &mut Vec<Case>) {

@@ -12,7 +12,7 @@ use super::rules::{Client, Expected, Front, Origin, Place, expected};
 /// Ports of all Services of the matrix: TCP and UDP.
 pub(super) const PORTS: [(&str, u16, u16); 2] = [("TCP", 80, 8080), ("UDP", 53, 5353)];
 /// A port that no Service of the matrix has.
-const OTHER_PORT: u16 = 8;
+pub(super) const OTHER_PORT: u16 = 8;
 /// Milliseconds after which there is silence, where silence is expected ...
 const SILENCE_MS: u64 = 400;
 /// ... and where an answer is: late on a busy machine, but not as late as a repeated SYN.
@@ -78,7 +78,7 @@ pub(super) const WAYS: [Way; 4] = [
 pub(super) type Pair = [IpAddr; 2];
 
 /// Where a Service is to be found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Frontends {
     pub(super) cluster: Pair,
     pub(super) external: Pair,
@@ -161,7 +161,7 @@ pub(super) fn cells(
             let address = address(target, at, site, way.v4);
             let own = site.address(source, way.v4);
             let (Some(address), Some(own)) = (address, own) else { continue };
-            let expected = must_see(case, target, source, own);
+            let expected = must_see(case, target, source, own, way);
             let from = (source.kind == From::Office).then_some(own);
             let question =
                 question(&expected, SocketAddr::new(address, port(target, at, way)), way);
@@ -188,6 +188,7 @@ fn address(target: Target, at: &Frontends, site: &Site, v4: bool) -> Option<IpAd
         Target::ExternalIp => Some(&at.external),
         Target::LoadBalancer | Target::NodePortAtLoadBalancer => Some(&at.load_balancer),
         Target::Unallocated => Some(&site.unallocated),
+        Target::Pod(name) => site.pods.get(name),
         Target::NodePort(node) => site.nodes.get(node),
         Target::NodePortAtBridge(node) => site.bridges.get(node),
     };
@@ -197,6 +198,7 @@ fn address(target: Target, at: &Frontends, site: &Site, v4: bool) -> Option<IpAd
 fn port(target: Target, at: &Frontends, way: Way) -> u16 {
     let pick = |[tcp, udp]: [u16; 2]| if way.udp { udp } else { tcp };
     match target {
+        Target::Pod(_) => pick(PORTS.map(|(_, _, port)| port)),
         Target::UnknownPort => OTHER_PORT,
         Target::NodePort(_) | Target::NodePortAtBridge(_) | Target::NodePortAtLoadBalancer => {
             pick(at.node_ports)
@@ -205,11 +207,17 @@ fn port(target: Target, at: &Frontends, way: Way) -> u16 {
     }
 }
 
-fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr) -> Expected {
+fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: Way) -> Expected {
     let front = match target {
+        Target::Pod(name) => {
+            let backends = [(name.to_owned(), source.name.to_owned())].into();
+            return Expected::Answers { backends, sticky: false };
+        }
         Target::UnknownPort => return Expected::Refused,
         Target::Unallocated => return Expected::Silence,
-        Target::LoadBalancer if case.proxied => return Expected::NoAnswer,
+        // Out there only TCP is served.
+        Target::LoadBalancer if case.proxied && way.udp => return Expected::Refused,
+        Target::LoadBalancer if case.proxied => return Expected::Passed,
         _ => match target.front() {
             Some(front) => front,
             None => return Expected::NoAnswer,
@@ -237,7 +245,7 @@ fn question(expected: &Expected, target: SocketAddr, way: Way) -> Question {
     let (backends, least, most, timeout_ms) = match expected {
         Expected::Answers { sticky: true, .. } => (1, LEAST, LEAST, ANSWER_MS),
         Expected::Answers { backends, .. } => (backends.len(), LEAST, MOST, ANSWER_MS),
-        Expected::Refused => (1, 2, 2, ANSWER_MS),
+        Expected::Refused | Expected::Passed => (1, 2, 2, ANSWER_MS),
         Expected::Silence | Expected::NoAnswer => (1, 2, 2, SILENCE_MS),
     };
     Question { target, udp: way.udp, source: None, backends, least, most, timeout_ms }
@@ -327,6 +335,6 @@ mod tests {
         let local = "LoadBalancer int=Cluster ext=Local";
         assert_eq!(seen(local, Target::LoadBalancer, "office via n3"), "Silence");
         assert_eq!(seen("LoadBalancer for pods", Target::LoadBalancer, "node n1"), "Silence");
-        assert_eq!(seen("LoadBalancer ipMode=Proxy", Target::LoadBalancer, "node n1"), "NoAnswer");
+        assert_eq!(seen("LoadBalancer ipMode=Proxy", Target::LoadBalancer, "node n1"), "Passed");
     }
 }

@@ -7,6 +7,7 @@ pub mod probe;
 pub mod rules;
 mod scene;
 mod table;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -51,9 +52,18 @@ pub struct Options {
 pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<Outcome> {
     let from = if options.from.is_empty() { From::value_variants() } else { &options.from };
     let site = scene::site(cluster)?;
+    let _world = ways::world(cluster, &site)?;
     let mut cases = cases::cases();
     cases.retain(|case| options.only.is_empty() || options.only.contains(&case.part));
     let (mut labels, mut cells) = (Vec::new(), Vec::new());
+    // Everybody and every pod know the way to one another before services are asked.
+    let none = cases::no_service();
+    let nowhere = scene::nowhere(&site);
+    for target in &none.targets {
+        cells.extend(grid::cells(labels.len(), &none, *target, &nowhere, &site, from));
+        labels.push([none.label.clone(), target.label()]);
+    }
+    let mut judged = ask(cluster, &site, std::mem::take(&mut cells))?;
     for (number, case) in cases.iter().enumerate() {
         let at = scene::create(cluster, &site, case, number)?;
         for target in &case.targets {
@@ -63,7 +73,7 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
     }
     scene::settle(cluster, &site)?;
     say(&format!("{} Services are served; {} cells are asked", cases.len(), cells.len()));
-    let judged = ask(cluster, &site, cells)?;
+    judged.extend(ask(cluster, &site, cells)?);
     Ok(table::tell(&labels, &judged))
 }
 

@@ -1,36 +1,28 @@
-//! Owns what the matrix makes in a cluster: pods, Services with slices written by hand, the
-//! router's ways to service addresses; and finding all of it again.
+//! Owns what the matrix makes in a cluster, pods and Services with slices written by hand, and
+//! finding it again.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::cases::{BACKENDS, Case, MORE, WITH, WITHOUT};
 use super::grid::{Frontends, PORTS, Pair, SOURCES, Site};
 use super::rules::{Endpoint, Front, Policy, State};
-use crate::cluster::netns::Netns;
-use crate::cluster::topology::{OFFICE_V4, OFFICE_V6, UPLINK};
+use super::ways;
 use crate::cluster::{self, Cluster, wait_for};
 use crate::traffic::{self, Load, Plan};
 
-/// Where external addresses come from: documentation ranges, routed by the router.
-const EXTERNAL: (&str, &str) = ("203.0.113", "2001:db8:203:");
-const LOAD_BALANCER: (&str, &str) = ("198.51.100", "2001:db8:198:");
-/// The office's second address, which the router sends to the other node.
-const OFFICE_TOO: (&str, &str) = ("192.168.88.11", "fd00:88::11");
-/// Routing tables of the router for the office's first and second address.
-const TABLES: [(&str, &str); 2] = [(WITH, "101"), (WITHOUT, "103")];
+/// Where external addresses come from: ranges for documentation.
+pub(super) const EXTERNAL: (&str, &str) = ("203.0.113", "2001:db8:203:");
+pub(super) const LOAD_BALANCER: (&str, &str) = ("198.51.100", "2001:db8:198:");
 /// The Service that is written last: once it is served, all others are.
 const LAST: &str = "matrix-last";
-/// Errors in answers to the many who are refused on purpose are not to be held back.
-const ICMP: [(&str, &str); 2] = [("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
 
-/// Makes the pods and the router's ways, and returns where everybody is.
+/// Makes the pods, and returns where everybody is.
 pub(super) fn site(cluster: &Cluster) -> Result<Site> {
     let names: Vec<&str> = cluster.nodes().iter().map(|node| node.name()).collect();
     ensure!(
@@ -57,58 +49,10 @@ pub(super) fn site(cluster: &Cluster) -> Result<Site> {
         nodes.insert(plan.name.clone(), [plan.v4.into(), plan.v6.into()]);
         let gateways: Vec<IpAddr> = node.pod_cidrs().iter().filter_map(first_host).collect();
         bridges.insert(plan.name.clone(), pair(&gateways)?);
-        node.netns().sysctl(&ICMP, false)?;
     }
-    let too = [OFFICE_TOO.0.parse()?, OFFICE_TOO.1.parse()?];
-    let office = [(WITH, [OFFICE_V4.into(), OFFICE_V6.into()]), (WITHOUT, too)]
-        .map(|(n, p)| (n.to_owned(), p));
-    let ranges = service_ranges(cluster)?;
-    let site =
-        Site { nodes, bridges, pods, office: office.into(), unallocated: free(cluster, &ranges)? };
-    routes(cluster, &site, &ranges)?;
-    Ok(site)
-}
-
-/// The office gets a second address; what comes from it for service addresses goes to another node
-/// than what comes from the first. The router has no way for others: nodes handle it themselves.
-fn routes(cluster: &Cluster, site: &Site, ranges: &[IpNet]) -> Result<()> {
-    let network = cluster.network();
-    let (v4, v6) = OFFICE_TOO;
-    network.office.ip(&format!(
-        "address replace {v4}/24 dev {UPLINK}\naddress replace {v6}/64 dev {UPLINK} nodad\n"
-    ))?;
-    let external = [EXTERNAL, LOAD_BALANCER]
-        .map(|(v4, v6)| [format!("{v4}.0/24"), format!("{v6}:/64")])
-        .into_iter()
-        .flatten();
-    let all: Vec<String> = external.chain(ranges.iter().map(IpNet::to_string)).collect();
-    for (node, table) in TABLES {
-        let via = site.nodes.get(node).with_context(|| format!("addresses of {node}"))?;
-        let from = site.office.get(node).with_context(|| format!("the office via {node}"))?;
-        for ((family, via), from) in ["-4", "-6"].into_iter().zip(via).zip(from) {
-            let from = from.to_string();
-            // Away first: a matrix may run twice in one cluster.
-            let _ = ip(&network.router, &[family, "rule", "del", "lookup", table]);
-            let rule = [family, "rule", "add", "from", &from, "iif", "office", "lookup", table];
-            ip(&network.router, &rule)?;
-            for range in all.iter().filter(|range| range.contains(':') == via.is_ipv6()) {
-                let via = via.to_string();
-                let route = [family, "route", "replace", range, "via", &via, "table", table];
-                ip(&network.router, &route)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Unlike a batch, this takes the family as an option, which rules need.
-fn ip(netns: &Netns, args: &[&str]) -> Result<()> {
-    let output = netns.run(|| Command::new("ip").args(args).output())??;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("ip {} in {}: {}", args.join(" "), netns.name(), said.trim());
-    }
-    Ok(())
+    let office = ways::office()?;
+    let unallocated = free(cluster, &ways::service_ranges(cluster)?)?;
+    Ok(Site { nodes, bridges, pods, office, unallocated })
 }
 
 /// Writes the Service of a case and its slices; `number` chooses its external addresses.
@@ -163,6 +107,12 @@ pub(super) fn create(
         load_balancer,
         node_ports: [node_port(0), node_port(1)],
     })
+}
+
+/// The frontends of no Service.
+pub(super) fn nowhere(site: &Site) -> Frontends {
+    let none = site.unallocated;
+    Frontends { cluster: none, external: none, load_balancer: none, node_ports: [0, 0] }
 }
 
 /// One slice for each family; without endpoints none at all.
@@ -226,17 +176,6 @@ pub(super) fn settle(cluster: &Cluster, site: &Site) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-fn service_ranges(cluster: &Cluster) -> Result<Vec<IpNet>> {
-    let mut ranges = Vec::new();
-    for object in cluster.store().list("servicecidrs") {
-        let cidrs = object.pointer("/spec/cidrs").and_then(Value::as_array).cloned();
-        for cidr in cidrs.unwrap_or_default() {
-            ranges.push(cidr.as_str().unwrap_or_default().parse().context("a ServiceCIDR")?);
-        }
-    }
-    Ok(ranges)
 }
 
 /// An address near the end of each family's range that no Service has.

@@ -84,6 +84,8 @@ fn ways<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
     let names: Vec<&str> = cells.map(|cell| cell.way.name).collect();
     match names.as_slice() {
         ["TCP4", "TCP6", "UDP4", "UDP6"] => "all".to_owned(),
+        ["TCP4", "TCP6"] => "TCP".to_owned(),
+        ["UDP4", "UDP6"] => "UDP".to_owned(),
         ["TCP4", "UDP4"] => "v4".to_owned(),
         ["TCP6", "UDP6"] => "v6".to_owned(),
         names => names.join(","),
@@ -99,6 +101,7 @@ fn expected(expected: &Expected, source: &Source) -> String {
         }
         Expected::Refused => "refused".to_owned(),
         Expected::Silence => "silence".to_owned(),
+        Expected::Passed => "passed on".to_owned(),
         Expected::NoAnswer => "closed".to_owned(),
     }
 }

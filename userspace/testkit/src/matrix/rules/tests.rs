@@ -26,7 +26,7 @@ fn ask(rules: &Rules, front: Front, node: &str, name: &str, origin: Origin) -> S
         }
         Expected::Refused => "refused".to_owned(),
         Expected::Silence => "silence".to_owned(),
-        Expected::NoAnswer => "no answer".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 
@@ -161,6 +161,11 @@ fn only_exactly_what_is_expected_meets_it() {
         seen(&[], 0, 0, 0),
     ] {
         assert!(!all.met(&wrong), "{wrong:?}");
+    }
+    let world: &[(&str, &[&str])] = &[(WORLD, &["c"]), ("b1", &["c"])];
+    assert!(Expected::Passed.met(&seen(&world[..1], 0, 0, 0)));
+    for wrong in [seen(world, 0, 0, 0), seen(&world[..1], 1, 0, 0), seen(&[], 1, 0, 0)] {
+        assert!(!Expected::Passed.met(&wrong), "{wrong:?}");
     }
     for (expected, refused, silent, other) in [
         (Expected::Refused, true, false, false),
