@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::cases::{BACKENDS, Case, MORE, WITH, WITHOUT};
 use super::grid::{Frontends, PORTS, Pair, SOURCES, Site};
-use super::rules::{Endpoint, Front, Policy, State};
+use super::rules::{Endpoint, Front, Policy, State, WORLD};
 use super::ways;
 use crate::cluster::{self, Cluster, wait_for};
 use crate::traffic::{self, Load, Plan};
@@ -19,8 +19,8 @@ use crate::traffic::{self, Load, Plan};
 /// Where external addresses come from: ranges for documentation.
 pub(super) const EXTERNAL: (&str, &str) = ("203.0.113", "2001:db8:203:");
 pub(super) const LOAD_BALANCER: (&str, &str) = ("198.51.100", "2001:db8:198:");
-/// The Service that is written last: once it is served, all others are.
-const LAST: &str = "matrix-last";
+/// Services that are written last, one after the other.
+const LAST: [&str; 2] = ["matrix-last-1", "matrix-last-2"];
 
 /// Makes the pods, and returns where everybody is.
 pub(super) fn site(cluster: &Cluster) -> Result<Site> {
@@ -151,10 +151,10 @@ fn slices(cluster: &Cluster, site: &Site, service: &str, endpoints: &[Endpoint])
     Ok(())
 }
 
-/// Writes one more Service and waits until all sources are served at it. Services and slices come
-/// to an agent in the order of their writing, so all others are served then, too.
+/// Writes two more Services and waits each time until all pods that ask are served at it. Services
+/// and slices come to an agent in the order of their writing: with the first, the agent knows all
+/// others; with the second, it has also written all that it knew by then.
 pub(super) fn settle(cluster: &Cluster, site: &Site) -> Result<()> {
-    cluster.apply(cluster::service(LAST, &Value::Null, &PORTS))?;
     let endpoint = |(name, node): (&str, &str)| Endpoint {
         name: name.to_owned(),
         node: node.to_owned(),
@@ -162,20 +162,26 @@ pub(super) fn settle(cluster: &Cluster, site: &Site) -> Result<()> {
         zones: Vec::new(),
         nodes: Vec::new(),
     };
-    slices(cluster, site, LAST, &BACKENDS.map(endpoint))?;
-    let pods = SOURCES.iter().filter(|source| site.pods.contains_key(source.name));
-    for (source, address) in pods.flat_map(|pod| {
-        let ips = cluster.api().cluster_ips(LAST).unwrap_or_default();
-        ips.into_iter().map(move |ip| (pod, SocketAddr::new(ip, 80)))
-    }) {
-        let pod = cluster.pod(source.name).with_context(|| format!("pod {}", source.name))?;
-        let load = Load::Connections { per_s: 200 };
-        let plan = Plan { timeout: Duration::from_secs(1), ..Plan::new(address, load).limit(1) };
-        wait_for(&format!("{LAST} to be served to {}", source.name), || {
-            Ok((traffic::run(&pod.netns, plan)?.answered == 1).then_some(()))
-        })?;
+    for name in LAST {
+        cluster.apply(cluster::service(name, &Value::Null, &PORTS))?;
+        slices(cluster, site, name, &BACKENDS.map(endpoint))?;
+        for ip in cluster.api().cluster_ips(name)? {
+            for source in SOURCES.iter().filter(|source| site.pods.contains_key(source.name)) {
+                served(cluster, source.name, name, SocketAddr::new(ip, 80))?;
+            }
+        }
     }
     Ok(())
+}
+
+fn served(cluster: &Cluster, from: &str, service: &str, at: SocketAddr) -> Result<()> {
+    let pod = cluster.pod(from).with_context(|| format!("pod {from}"))?;
+    let plan = Plan::new(at, Load::Connections { per_s: 200 }).limit(1);
+    let plan = Plan { timeout: Duration::from_secs(1), ..plan };
+    wait_for(&format!("{service} to be served to {from}"), || {
+        let answers = traffic::run(&pod.netns, plan)?.backends;
+        Ok((!answers.is_empty() && !answers.contains_key(WORLD)).then_some(()))
+    })
 }
 
 /// An address near the end of each family's range that no Service has.

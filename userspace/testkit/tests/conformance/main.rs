@@ -1,0 +1,15 @@
+//! What clients of a real cluster see where the matrix does not show it: things that change under
+//! traffic. R numbers are those of `docs/services.md`. One cluster serves all tests of this file,
+//! one at a time.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod addresses;
+mod affinity;
+mod established;
+mod fragments;
+mod matrix;
+mod ranges;
+mod restart;
+mod rig;
+mod udp;

@@ -1,0 +1,153 @@
+//! UDP clients that keep their port for ever: they follow the endpoints all the same.
+
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sluice_testkit::traffic::Failure;
+use sluice_testkit::traffic::Running;
+
+use crate::rig::{ALL, PORTS, Rig, SOON, WAYS, Way, rig, until};
+
+const CLIENT: &str = "client-n1";
+const NAME: &str = "flow";
+/// Within this a flow has moved after its slice changed.
+const MOVED: Duration = Duration::from_millis(100);
+
+fn udp() -> impl Iterator<Item = Way> {
+    WAYS.into_iter().filter(|way| way.udp)
+}
+
+/// Answers of a backend so far.
+fn of(flow: &Running, backend: &str) -> u64 {
+    flow.report().backends.get(backend).copied().unwrap_or(0)
+}
+
+fn create(rig: &Rig, backends: &[&str]) -> Vec<std::net::IpAddr> {
+    rig.remove(NAME);
+    let addresses = rig.service(NAME, json!({}));
+    rig.endpoints(NAME, backends);
+    rig.settle_all(CLIENT, &addresses, backends);
+    addresses
+}
+
+#[test]
+fn r31_a_flow_moves_within_100_ms_of_its_slices_change() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let addresses = create(rig, &["web-1"]);
+    for way in udp() {
+        let target = SocketAddr::new(way.pick(&addresses), way.port());
+        rig.settle(CLIENT, target, way, &["web-1"]);
+        let flow = rig.start(CLIENT, target, way.lasting());
+        until("the flow to be answered", SOON, || of(&flow, "web-1") > 0);
+        let mut took = Vec::new();
+        // To another node, back, within the node, and so on; the last one leaves it at web-1.
+        for backend in ["web-3", "web-2", "web-3", "web-1", "web-2", "web-3", "web-1"] {
+            let before = of(&flow, backend);
+            rig.endpoints(NAME, &[backend]);
+            took.push(until("the flow to move", SOON, || of(&flow, backend) > before));
+            sleep(Duration::from_millis(200));
+            let others = |f: &Running| f.report().answered - of(f, backend);
+            let stale = others(&flow);
+            sleep(Duration::from_millis(100));
+            assert_eq!(others(&flow), stale, "{backend} is the only one that answers");
+        }
+        let report = flow.stop().unwrap();
+        // The median: this machine may be busy for a moment.
+        took.sort();
+        assert!(took[took.len() / 2] <= MOVED, "{way:?}: {took:?}");
+        assert_eq!(report.failed(), 0, "{way:?}: {report:?}");
+    }
+    rig.remove(NAME);
+}
+
+#[test]
+fn r31_a_changed_target_port_moves_flows_on_the_same_address() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    for way in udp() {
+        let addresses = create(rig, &["web-3"]);
+        let flow =
+            rig.start(CLIENT, SocketAddr::new(way.pick(&addresses), way.port()), way.lasting());
+        until("the flow to be answered", SOON, || flow.report().answered > 0);
+        assert_eq!(flow.report().failed(), 0);
+        // Nobody listens there: that the pod refuses shows where the flow leads.
+        let moved = [PORTS[0], ("UDP", 53, 5399)];
+        let endpoint = json!({ "nodeName": "n2", "conditions": { "ready": true } });
+        rig.slices(NAME, &[("web-3", endpoint)], &moved);
+        until("the flow to move to the new port", SOON, || {
+            flow.report().failures.contains_key(&Failure::Refused)
+        });
+        drop(flow);
+    }
+    rig.remove(NAME);
+}
+
+#[test]
+fn r33_without_endpoints_a_flow_is_refused_and_with_new_ones_served_again() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let addresses = create(rig, &ALL);
+    for way in udp() {
+        let target = SocketAddr::new(way.pick(&addresses), way.port());
+        let flow = rig.start(CLIENT, target, way.lasting());
+        until("the flow to be answered", SOON, || flow.report().answered > 0);
+        rig.endpoints(NAME, &[]);
+        until("the flow to be refused", SOON, || {
+            flow.report().failures.contains_key(&Failure::Refused)
+        });
+        sleep(Duration::from_millis(100));
+        let answered = flow.report().answered;
+        sleep(Duration::from_millis(100));
+        assert_eq!(flow.report().answered, answered, "{way:?}: nobody is left to answer");
+        rig.endpoints(NAME, &ALL);
+        until("the flow to be answered again", SOON, || flow.report().answered > answered);
+        drop(flow);
+    }
+    rig.remove(NAME);
+}
+
+#[test]
+fn r32_a_flow_from_before_the_service_is_served_once_it_is_there() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let addresses = create(rig, &ALL);
+    for way in udp() {
+        rig.remove(NAME);
+        let target = SocketAddr::new(way.pick(&addresses), way.port());
+        rig.settle(CLIENT, target, way, &[]);
+        let flow = rig.start(CLIENT, target, way.lasting());
+        sleep(Duration::from_millis(300));
+        assert_eq!(flow.report().answered, 0, "{way:?}");
+        let fixed: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        rig.service(NAME, json!({ "clusterIP": fixed[0], "clusterIPs": fixed }));
+        rig.endpoints(NAME, &ALL);
+        until("the flow to be answered", SOON, || flow.report().answered > 0);
+        drop(flow);
+    }
+    rig.remove(NAME);
+}
+
+#[test]
+fn r54_flows_end_with_their_service() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    for way in udp() {
+        let addresses = create(rig, &ALL);
+        let target = SocketAddr::new(way.pick(&addresses), way.port());
+        let flow = rig.start(CLIENT, target, way.lasting());
+        until("the flow to be answered", SOON, || flow.report().answered > 0);
+        rig.remove(NAME);
+        let deadline = Instant::now() + SOON;
+        loop {
+            let before = flow.report().answered;
+            sleep(Duration::from_millis(500));
+            if flow.report().answered == before {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{way:?}: the flow outlives its Service");
+        }
+    }
+}
