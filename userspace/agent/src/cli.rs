@@ -1,6 +1,7 @@
 //! The command line: its words, its defaults, and what is said about words it does not know.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::flags;
+use crate::nodeports::{self, Word};
 
 /// Default of `--state-dir`.
 pub const STATE_DIR: &str = "/run/sluice";
@@ -124,9 +126,26 @@ pub struct AgentArgs {
     /// Address of kube-proxy's health endpoint
     #[arg(long, default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: SocketAddr,
-    /// Ranges of ClusterIPs, repeatable; ClusterIPs outside are reported
+    /// Ranges of ClusterIPs, repeatable [default: the ServiceCIDR objects, live; 10.96.0.0/12 where
+    /// the API server has none]; ClusterIPs outside are reported
     #[arg(long, value_delimiter = ',')]
     pub service_cluster_ip_range: Vec<IpNet>,
+    /// Where node ports and health check ports are open: ranges of local addresses, primary (the
+    /// Node's first address of each family), localhost, all; repeatable [default: primary for node
+    /// ports, all for health check ports]
+    #[arg(long, value_delimiter = ',')]
+    pub nodeport_addresses: Vec<Word>,
+    /// Node ports of the cluster, e.g. 30000-32767; node ports outside are reported
+    #[arg(long, value_parser = nodeports::parse_port_range)]
+    pub service_node_port_range: Option<RangeInclusive<u16>>,
+    /// Give all traffic to ClusterIPs the node's address as its source
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub masquerade_all: bool,
+    /// Serve spec.externalIPs of Services (KEP-5707)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allow_service_external_ips: bool,
     /// Ranges of pod addresses in the whole cluster, repeatable
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,
@@ -246,12 +265,22 @@ mod tests {
             "--run-service-proxy",
             "--min-sync-period",
             "1.5s",
+            "--nodeport-addresses",
+            "primary,192.0.2.7/24",
+            "--nodeport-addresses=localhost",
+            "--service-node-port-range=30000-30100",
+            "--masquerade-all",
+            "--allow-service-external-ips=false",
         ])
         .expect("accepted");
         assert_eq!(args.uplink, ["eth0", "eth1", "eth2"]);
         assert_eq!(args.cluster_cidr.len(), 2);
         assert_eq!(args.min_sync_period, Duration::from_millis(1500));
         assert_eq!(args.healthz_bind_address.port(), 10256);
+        let range = Word::Range("192.0.2.0/24".parse().expect("a range"));
+        assert_eq!(args.nodeport_addresses, [Word::Primary, range, Word::Localhost]);
+        assert_eq!(args.service_node_port_range, Some(30000..=30100));
+        assert!(args.masquerade_all && !args.allow_service_external_ips);
     }
 
     #[test]
@@ -269,6 +298,10 @@ mod tests {
             (&["--cluster-cidr", "10.0.0.0"], "--cluster-cidr"),
             (&["--min-sync-period", "1"], "50ms"),
             (&["--flow-entries", "0"], "--flow-entries"),
+            (&["--nodeport-addresses", "primray"], "primary, localhost, all"),
+            (&["--nodeport-addresses", "10.0.0.1"], "primary, localhost, all"),
+            (&["--service-node-port-range", "30000"], "30000-32767"),
+            (&["--masquerade-all=yes"], "--masquerade-all"),
             (&["--nonsense"], "--nonsense"),
         ];
         for (arguments, expected) in cases {

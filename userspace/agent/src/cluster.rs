@@ -1,17 +1,22 @@
 //! What the agent knows of the cluster: the index of Services and slices, the own Node, and
 //! whether all of it has been listed (R37). Owned by the control loop; no I/O.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use sluice_services::{AddressKind, Index, State};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use sluice_services::{AddressKind, Family, HealthChecks, Index, Problem, State};
 
 use crate::health::NodeState;
+use crate::ranges::{ServiceRanges, Source};
 use crate::watch::Update;
+use crate::watch::object::Key;
 
 /// When the change behind a slice's content was made (written by the EndpointSlice controller).
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -27,33 +32,59 @@ pub struct Cluster {
     node_listed: bool,
     node: NodeState,
     addresses: Vec<IpAddr>,
-    service_ranges: Vec<IpNet>,
+    /// Identities of Services, for Events about them.
+    uids: HashMap<Key, String>,
+    ranges: ServiceRanges,
+    node_ports: Option<RangeInclusive<u16>>,
     started: SystemTime,
-    triggers: Vec<SystemTime>,
+    triggers: Vec<Trigger>,
+}
+
+/// When the change behind the content of a slice was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// The slice's family.
+    pub family: Family,
+    /// The time.
+    pub at: SystemTime,
+}
+
+/// What is to be written, and what goes with it.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// For the data plane.
+    pub state: Arc<State>,
+    /// For load balancers.
+    pub health_checks: Arc<HealthChecks>,
+    /// When the changes in it were made.
+    pub triggers: Vec<Trigger>,
+}
+
+/// What the operator decides about the reading of objects.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// For the index: the node's name, families, external addresses.
+    pub index: sluice_services::Config,
+    /// `--service-cluster-ip-range`; empty: the ServiceCIDR objects.
+    pub service_ranges: Vec<IpNet>,
+    /// `--service-node-port-range`
+    pub node_ports: Option<RangeInclusive<u16>>,
 }
 
 impl Cluster {
     /// A cluster of which nothing is known yet.
     #[must_use]
-    pub fn new(
-        node_name: &str,
-        ipv6: bool,
-        service_ranges: Vec<IpNet>,
-        started: SystemTime,
-    ) -> Self {
-        let config = sluice_services::Config {
-            node_name: node_name.to_owned(),
-            ipv6,
-            ..sluice_services::Config::default()
-        };
+    pub fn new(rules: Rules, started: SystemTime) -> Self {
         Self {
-            index: Index::new(config),
+            index: Index::new(rules.index),
             services_listed: false,
             slices_listed: false,
             node_listed: false,
             node: NodeState::Unknown,
             addresses: Vec::new(),
-            service_ranges,
+            uids: HashMap::new(),
+            ranges: ServiceRanges::new(rules.service_ranges),
+            node_ports: rules.node_ports,
             started,
             triggers: Vec::new(),
         }
@@ -64,12 +95,37 @@ impl Cluster {
         let mut changed = update.listed && !self.services_listed;
         self.services_listed |= update.listed;
         for key in &update.gone {
+            self.uids.remove(key);
             changed |= self.index.delete_service(&key.namespace, &key.name);
         }
         for service in &update.objects {
+            let metadata = &service.metadata;
+            let key = Key {
+                namespace: metadata.namespace.clone().unwrap_or_default(),
+                name: metadata.name.clone().unwrap_or_default(),
+            };
+            self.uids.insert(key, metadata.uid.clone().unwrap_or_default());
             changed |= self.index.apply_service(service);
         }
         changed
+    }
+
+    /// Takes in changes of ServiceCIDR objects; tells whether the ranges differ now.
+    pub fn on_ranges(&mut self, update: Update<ServiceCIDR>) -> bool {
+        self.ranges.on_update(update)
+    }
+
+    /// The ranges of ClusterIPs, and who says so (R41).
+    #[must_use]
+    pub fn service_ranges(&self) -> (Vec<IpNet>, Source) {
+        (self.ranges.all(), self.ranges.source())
+    }
+
+    /// Identity of a Service, "" when there is none of this name.
+    #[must_use]
+    pub fn uid(&self, namespace: &str, name: &str) -> String {
+        let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.uids.get(&key).cloned().unwrap_or_default()
     }
 
     /// Takes in changes of slices; tells whether the state may differ.
@@ -132,24 +188,26 @@ impl Cluster {
         &self.addresses
     }
 
-    /// The state that is to be written, and when the changes in it were made.
-    pub fn take_state(&mut self) -> (Arc<State>, Vec<SystemTime>) {
-        (self.index.state(), std::mem::take(&mut self.triggers))
+    /// The state that is to be written.
+    pub fn take_state(&mut self) -> Wanted {
+        let update = self.index.update();
+        let triggers = std::mem::take(&mut self.triggers);
+        Wanted { state: update.state, health_checks: update.health_checks, triggers }
     }
 
     /// Keeps the times of changes that could not be written.
-    pub fn return_triggers(&mut self, triggers: Vec<SystemTime>) {
+    pub fn return_triggers(&mut self, triggers: Vec<Trigger>) {
         self.triggers.extend(triggers);
         self.triggers.truncate(MAX_TRIGGERS);
     }
 
-    /// Problems of objects that changed since the last call, for the log.
-    pub fn new_problems(&mut self) -> Vec<String> {
-        self.index.take_problems().iter().map(ToString::to_string).collect()
+    /// Problems of objects that changed since the last call, for the log and for Events.
+    pub fn new_problems(&mut self) -> Vec<Problem> {
+        self.index.take_problems()
     }
 
     /// All problems there are now: in objects, between Services that want the same address, and
-    /// ClusterIPs outside the configured ranges.
+    /// ClusterIPs and node ports outside their ranges.
     #[must_use]
     pub fn problems(&self, state: &State) -> Vec<String> {
         let mut problems: Vec<String> = self.index.problems().map(ToString::to_string).collect();
@@ -168,8 +226,11 @@ impl Cluster {
     }
 
     fn outside_ranges(&self, state: &State) -> Vec<String> {
+        let (known, source) = self.service_ranges();
+        // The default is a guess: nobody has said that other ClusterIPs are wrong.
+        let known = if source == Source::Default { Vec::new() } else { known };
         let outside = |address: &IpAddr| {
-            let mut ranges = self.service_ranges.iter().filter(|range| same_family(range, address));
+            let mut ranges = known.iter().filter(|range| same_family(range, address));
             ranges.clone().next().is_some() && !ranges.any(|range| range.contains(address))
         };
         let mut problems = Vec::new();
@@ -177,9 +238,17 @@ impl Cluster {
             for (address, kind) in &port.addresses {
                 if *kind == AddressKind::ClusterIp && outside(address) {
                     problems.push(format!(
-                        "{key}: ClusterIP {address} is outside --service-cluster-ip-range"
+                        "{key}: ClusterIP {address} is outside of the service ranges ({})",
+                        source.name()
                     ));
                 }
+            }
+            let node_ports = self.node_ports.as_ref().filter(|_| port.node_port != 0);
+            if node_ports.is_some_and(|range| !range.contains(&port.node_port)) {
+                problems.push(format!(
+                    "{key}: node port {} is outside of --service-node-port-range",
+                    port.node_port
+                ));
             }
         }
         problems
@@ -193,16 +262,23 @@ impl Cluster {
         let Ok(time) = text.parse::<k8s_openapi::jiff::Timestamp>() else { return };
         let time = SystemTime::from(time);
         // What happened before this process ran says nothing about its latency.
+        let family = match slice.address_type.as_str() {
+            "IPv4" => Family::V4,
+            "IPv6" => Family::V6,
+            _ => return,
+        };
         if time >= self.started && self.triggers.len() < MAX_TRIGGERS {
-            self.triggers.push(time);
+            self.triggers.push(Trigger { family, at: time });
         }
     }
 }
 
-/// How long ago each change was made.
-#[must_use]
-pub fn waited(triggers: &[SystemTime], clock: SystemTime) -> Vec<Duration> {
-    triggers.iter().map(|time| clock.duration_since(*time).unwrap_or_default()).collect()
+impl Trigger {
+    /// How long ago the change was made.
+    #[must_use]
+    pub fn waited(&self, clock: SystemTime) -> Duration {
+        clock.duration_since(self.at).unwrap_or_default()
+    }
 }
 
 fn same_family(range: &IpNet, address: &IpAddr) -> bool {
@@ -229,12 +305,22 @@ mod tests {
 
     fn listed<T: serde::de::DeserializeOwned>(objects: &[Value]) -> Update<T> {
         let decode = |value: &Value| serde_json::from_value(value.clone()).expect("decodes");
-        Update { listed: true, gone: vec![], objects: objects.iter().map(decode).collect() }
+        Update {
+            listed: true,
+            absent: false,
+            gone: vec![],
+            objects: objects.iter().map(decode).collect(),
+        }
     }
 
     fn cluster(ranges: &[&str]) -> Cluster {
         let ranges = ranges.iter().map(|range| range.parse().expect("a range")).collect();
-        Cluster::new("n1", true, ranges, SystemTime::UNIX_EPOCH)
+        Cluster::new(rules(ranges), SystemTime::UNIX_EPOCH)
+    }
+
+    fn rules(service_ranges: Vec<IpNet>) -> Rules {
+        let index = sluice_services::Config { node_name: "n1".to_owned(), ..Default::default() };
+        Rules { index, service_ranges, node_ports: Some(30000..=32767) }
     }
 
     fn service(ip: &str) -> Value {
@@ -271,7 +357,7 @@ mod tests {
         cluster.on_node(listed(&[node("10.0.0.9")]));
         assert_eq!(text(&cluster), ["10.0.0.9", "1.2.3.4"]);
         let gone = Key { namespace: String::new(), name: "n1".to_owned() };
-        cluster.on_node(Update { listed: false, gone: vec![gone], objects: vec![] });
+        cluster.on_node(Update { listed: false, absent: false, gone: vec![gone], objects: vec![] });
         assert_eq!(cluster.node(), NodeState::Unknown);
         assert_eq!(text(&cluster), ["10.0.0.9", "1.2.3.4"]);
     }
@@ -280,17 +366,22 @@ mod tests {
     fn cluster_ips_outside_the_ranges_are_problems() {
         let mut cluster = cluster(&["10.96.0.0/12"]);
         cluster.on_services(listed(&[service("10.96.0.1")]));
-        let (state, _) = cluster.take_state();
+        let state = cluster.take_state().state;
         assert_eq!(cluster.problems(&state), Vec::<String>::new());
-        cluster.on_services(listed(&[service("10.0.0.1")]));
-        let (state, _) = cluster.take_state();
-        assert_eq!(cluster.problems(&state).len(), 1);
+        let mut outside = service("10.0.0.1");
+        outside["spec"]["ports"][0]["nodePort"] = json!(80);
+        cluster.on_services(listed(&[outside]));
+        let state = cluster.take_state().state;
+        let problems = cluster.problems(&state);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("ClusterIP 10.0.0.1"), "{problems:?}");
+        assert!(problems[1].contains("node port 80"), "{problems:?}");
     }
 
     #[test]
     fn trigger_times_give_the_latency_of_changes_made_since_the_start() {
         let start: k8s_openapi::jiff::Timestamp = "2026-01-01T00:00:10Z".parse().expect("a time");
-        let mut cluster = Cluster::new("n1", true, vec![], start.into());
+        let mut cluster = Cluster::new(rules(vec![]), start.into());
         let slice = |name: &str, time: &str| {
             json!({"metadata": {"namespace": "d", "name": name,
             "labels": {"kubernetes.io/service-name": "web"},
@@ -302,10 +393,11 @@ mod tests {
             slice("after", "2026-01-01T00:00:12Z"),
             slice("never", "yesterday"),
         ]));
-        let (_, triggers) = cluster.take_state();
+        let triggers = cluster.take_state().triggers;
         let clock = SystemTime::from(start) + Duration::from_secs(5);
-        assert_eq!(waited(&triggers, clock), [Duration::from_secs(3)]);
+        let waited: Vec<_> = triggers.iter().map(|one| (one.family, one.waited(clock))).collect();
+        assert_eq!(waited, [(Family::V4, Duration::from_secs(3))]);
         cluster.return_triggers(triggers);
-        assert_eq!(cluster.take_state().1.len(), 1);
+        assert_eq!(cluster.take_state().triggers.len(), 1);
     }
 }

@@ -1,12 +1,14 @@
 //! The agent's configuration: the command line with its defaults filled in.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::cli::AgentArgs;
+use crate::nodeports::NodePortAddresses;
 use crate::watch::{ApiAccess, Timing};
 
 /// Everything the agent runs by.
@@ -22,8 +24,14 @@ pub struct Config {
     pub http_addr: SocketAddr,
     /// Address of kube-proxy's health endpoint.
     pub healthz_addr: SocketAddr,
-    /// Ranges that ClusterIPs are expected in; empty means any.
+    /// Ranges that ClusterIPs come from; empty: as the ServiceCIDR objects say (R41).
     pub service_ranges: Vec<IpNet>,
+    /// Where node ports and health check ports are open (R20, R24).
+    pub nodeports: NodePortAddresses,
+    /// Where node ports are expected; node ports outside are reported.
+    pub node_port_range: Option<RangeInclusive<u16>>,
+    /// Whether `spec.externalIPs` are served (R18, KEP-5707).
+    pub external_ips: bool,
     /// Shortest time between the end of a sync and the next.
     pub min_sync_period: Duration,
     /// How long to wait for the own Node's addresses before going on without (R37).
@@ -63,6 +71,9 @@ impl Config {
             http_addr: args.http_addr,
             healthz_addr: args.healthz_bind_address,
             service_ranges: args.service_cluster_ip_range.clone(),
+            nodeports: NodePortAddresses::new(args.nodeport_addresses.clone()),
+            node_port_range: args.service_node_port_range.clone(),
+            external_ips: args.allow_service_external_ips,
             min_sync_period: args.min_sync_period,
             node_wait: NODE_WAIT,
             // Present only in namespaces and kernels that have IPv6.

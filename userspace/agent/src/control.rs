@@ -4,6 +4,8 @@
 //! Everything that may block runs in a task of its own, at most one of each kind; the loop itself
 //! never waits for one.
 
+mod done;
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,12 +15,15 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use sluice_services::State;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use sluice_services::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::cluster::{Cluster, waited};
+use crate::cluster::{Cluster, Wanted};
+use crate::events::Events;
+use crate::http::service_health::Refused;
 use crate::metrics::{Change, Metrics};
 use crate::pace::Pace;
 use crate::plane::{Gone, LinkReport, PlaneHandle, SyncReport};
@@ -48,6 +53,10 @@ pub struct Sources {
     pub slices: mpsc::Receiver<Update<EndpointSlice>>,
     /// The own Node.
     pub node: mpsc::Receiver<Update<Node>>,
+    /// ServiceCIDR objects; closed where the operator names the ranges.
+    pub ranges: mpsc::Receiver<Update<ServiceCIDR>>,
+    /// Health ports that cannot be opened.
+    pub refused: mpsc::Receiver<Refused>,
     /// Fires when links or addresses change.
     pub links: BoxStream<'static, ()>,
 }
@@ -67,8 +76,8 @@ enum Done {
 }
 
 struct Synced {
-    state: Arc<State>,
-    triggers: Vec<SystemTime>,
+    wanted: Wanted,
+    full: bool,
     took: Duration,
     result: Result<SyncReport, Gone>,
 }
@@ -79,6 +88,7 @@ pub struct Control {
     cluster: Cluster,
     plane: PlaneHandle,
     metrics: Arc<Metrics>,
+    events: Events,
     publish: watch::Sender<Snapshot>,
     pace: Pace,
     tasks: JoinSet<Done>,
@@ -92,6 +102,8 @@ pub struct Control {
     linking: bool,
     maintaining: bool,
     problems_stale: bool,
+    /// The next sync starts from what is found, not from what was written before.
+    full: bool,
 }
 
 impl Control {
@@ -101,6 +113,7 @@ impl Control {
         cluster: Cluster,
         plane: PlaneHandle,
         metrics: Arc<Metrics>,
+        events: Events,
         publish: watch::Sender<Snapshot>,
         min_sync_period: Duration,
         node_wait: Duration,
@@ -109,6 +122,7 @@ impl Control {
             cluster,
             plane,
             metrics,
+            events,
             publish,
             pace: Pace::new(min_sync_period),
             tasks: JoinSet::new(),
@@ -120,6 +134,7 @@ impl Control {
             linking: false,
             maintaining: false,
             problems_stale: false,
+            full: true,
         }
     }
 
@@ -137,6 +152,11 @@ impl Control {
                 Some(update) = sources.services.recv() => self.on_services(update),
                 Some(update) = sources.slices.recv() => self.on_slices(update),
                 Some(update) = sources.node.recv() => self.on_node(update),
+                Some(update) = sources.ranges.recv() => self.on_ranges(update),
+                Some(refused) = sources.refused.recv() => {
+                    let uid = self.cluster.uid(&refused.key.namespace, &refused.key.name);
+                    self.events.health_port_refused(&refused, uid);
+                }
                 Some(()) = sources.links.next() => self.look_at_links(LINK_SETTLE),
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.on_done(done),
@@ -187,9 +207,22 @@ impl Control {
         self.show();
     }
 
+    fn on_ranges(&mut self, update: Update<ServiceCIDR>) {
+        if self.cluster.on_ranges(update) {
+            self.pace.changed(Instant::now());
+        }
+        self.problems_stale = true;
+        self.show();
+    }
+
     fn tell_problems(&mut self) {
         for problem in self.cluster.new_problems() {
             warn!(%problem, "object not served as it is written");
+            let object = &problem.object;
+            if object.kind == Kind::Service && !object.name.is_empty() {
+                let uid = self.cluster.uid(&object.namespace, &object.name);
+                self.events.service_problem(&problem, uid);
+            }
         }
     }
 
@@ -254,22 +287,26 @@ impl Control {
     }
 
     fn sync(&mut self) {
-        let (state, triggers) = self.cluster.take_state();
+        let wanted = self.cluster.take_state();
+        let (cidrs, _) = self.cluster.service_ranges();
+        let full = self.full;
         self.pace.started();
         self.metrics.sync_started();
         let plane = self.plane.clone();
         self.tasks.spawn(async move {
             let started = Instant::now();
-            let result = plane.sync(Arc::clone(&state)).await;
+            let result = plane.sync(Arc::clone(&wanted.state), cidrs).await;
             let took = started.elapsed();
-            Done::Synced(Box::new(Synced { state, triggers, took, result }))
+            Done::Synced(Box::new(Synced { wanted, full, took, result }))
         });
     }
 
     fn maintain(&mut self) {
         if std::mem::take(&mut self.problems_stale) {
-            let problems = self.cluster.problems(&self.publish.borrow().state);
+            let state = Arc::clone(&self.publish.borrow().state);
+            let problems = self.cluster.problems(&state);
             self.metrics.set_problems(problems.len());
+            self.metrics.set_state(&state);
             self.publish.send_modify(|snapshot| snapshot.problems = Arc::new(problems));
         }
         if self.maintaining || self.open_for.is_none() {
@@ -278,152 +315,6 @@ impl Control {
         self.maintaining = true;
         let plane = self.plane.clone();
         self.tasks.spawn(async move { Done::Maintained(plane.maintain(MAINTAIN_BUDGET).await) });
-    }
-
-    fn on_done(&mut self, done: Done) {
-        match done {
-            Done::Opened(addresses, result) => self.on_opened(addresses, result),
-            Done::Synced(synced) => self.on_synced(*synced),
-            Done::Links(result) => self.on_links(result),
-            Done::Maintained(result) => {
-                self.maintaining = false;
-                self.on_upkeep(result.err().map(|fault| fault.to_string()));
-            }
-        }
-    }
-
-    /// Tells of a fault in looking after flows once, not every second.
-    fn on_upkeep(&self, fault: Option<String>) {
-        self.publish.send_if_modified(|snapshot| {
-            let news = snapshot.upkeep_error != fault;
-            if news {
-                match &fault {
-                    Some(fault) => warn!(fault, "looking after flows fails; trying every second"),
-                    None => info!("looking after flows works again"),
-                }
-                snapshot.upkeep_error = fault;
-            }
-            news
-        });
-    }
-
-    fn on_opened(&mut self, addresses: Vec<IpAddr>, result: Result<(), Gone>) {
-        self.opening = false;
-        let now = Instant::now();
-        let fault = result.err().map(|fault| fault.to_string());
-        if let Some(fault) = &fault {
-            error!(fault, again_in = ?OPEN_AGAIN, "the data plane cannot be opened");
-            self.open_for = None;
-            self.open_at = Some(now + OPEN_AGAIN);
-        } else {
-            info!(?addresses, "the data plane is open");
-            self.open_for = Some(addresses);
-            self.open_at = None;
-            self.pace.changed(now);
-            self.look_at_links(Duration::ZERO);
-        }
-        let open = fault.is_none();
-        self.publish.send_modify(|snapshot| {
-            snapshot.open = open;
-            snapshot.plane_error = fault;
-        });
-    }
-
-    fn on_synced(&mut self, synced: Synced) {
-        let (now, clock) = (Instant::now(), SystemTime::now());
-        self.pace.finished(synced.result.is_ok(), now);
-        match synced.result {
-            Ok(report) => {
-                self.metrics.synced(&report, synced.took, clock, &waited(&synced.triggers, clock));
-                if report.operations > 0 {
-                    info!(
-                        operations = report.operations,
-                        frontends = report.frontends,
-                        backends = report.backends,
-                        took_ms = synced.took.as_secs_f64() * 1000.0,
-                        "synced"
-                    );
-                    // New local backends want their interface.
-                    self.look_at_links(Duration::ZERO);
-                }
-                self.publish_synced(synced.state, report, synced.took, clock);
-            }
-            Err(fault) => {
-                error!(%fault, "sync failed; what was written before stays, trying again");
-                self.metrics.sync_failed();
-                self.cluster.return_triggers(synced.triggers);
-                self.publish.send_modify(|snapshot| {
-                    snapshot.syncs.failed += 1;
-                    snapshot.plane_error = Some(fault.to_string());
-                });
-            }
-        }
-        self.show();
-    }
-
-    fn publish_synced(
-        &mut self,
-        state: Arc<State>,
-        report: SyncReport,
-        took: Duration,
-        clock: SystemTime,
-    ) {
-        self.problems_stale = true;
-        self.publish.send_modify(|snapshot| {
-            if *snapshot.syncs.skipped != report.skipped {
-                for (object, reason) in &report.skipped {
-                    warn!(object, reason, "not served");
-                }
-                snapshot.syncs.skipped = Arc::new(report.skipped);
-            }
-            snapshot.state = state;
-            snapshot.plane_error = None;
-            snapshot.health.last_updated = Some(clock);
-            snapshot.syncs.done += 1;
-            snapshot.syncs.last_took = took;
-            snapshot.syncs.last_operations = report.operations;
-            snapshot.syncs.last_at = Some(clock);
-        });
-    }
-
-    fn on_links(&mut self, result: Result<LinkReport, Gone>) {
-        self.linking = false;
-        match result {
-            Ok(report) => {
-                if !report.attached.is_empty() {
-                    info!(interfaces = ?report.attached, "attached");
-                }
-                for (interface, reason) in &report.failed {
-                    warn!(interface, reason, "cannot attach; traffic there is not balanced");
-                }
-                if report.unresolved_pods > 0 || !report.failed.is_empty() {
-                    self.look_at_links(UNRESOLVED_AGAIN);
-                }
-                self.metrics.set_unresolved_pods(report.unresolved_pods);
-                self.publish.send_modify(|snapshot| {
-                    snapshot.unresolved_pods = report.unresolved_pods;
-                });
-            }
-            Err(fault) => {
-                warn!(%fault, "following the links failed; trying again");
-                self.look_at_links(UNRESOLVED_AGAIN);
-            }
-        }
-    }
-
-    /// Publishes what follows from the loop's own state, if it differs.
-    fn show(&self) {
-        let (pending, node, listed) =
-            (self.pace.pending_since(), self.cluster.node(), self.cluster.is_listed());
-        self.publish.send_if_modified(|snapshot| {
-            let health = &mut snapshot.health;
-            let same =
-                health.pending_since == pending && health.node == node && snapshot.listed == listed;
-            health.pending_since = pending;
-            health.node = node;
-            snapshot.listed = listed;
-            !same
-        });
     }
 }
 

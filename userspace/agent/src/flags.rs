@@ -35,7 +35,7 @@ const FLAGS: &[(&str, Advice)] = &[
     ("enable-ipv4", Instead("nothing: families follow the Services and addresses of the node")),
     ("enable-ipv6", Instead("nothing: families follow the Services and addresses of the node")),
     ("hairpin-mode", Instead("nothing: a pod always reaches itself through a Service")),
-    ("nodeport-bindon-all-ip", Instead("--nodeport-addresses (not in this version)")),
+    ("nodeport-bindon-all-ip", Instead("--nodeport-addresses all")),
     ("excluded-cidrs", NO_IPVS),
     ("ipvs-graceful-period", NO_IPVS),
     ("ipvs-graceful-termination", NO_IPVS),
@@ -70,9 +70,6 @@ const FLAGS: &[(&str, Advice)] = &[
     ("conntrack-max-per-core", Instead("--flow-entries")),
     ("conntrack-min", Instead("--flow-entries")),
     // Sluice, later
-    ("masquerade-all", Later),
-    ("service-node-port-range", Later),
-    ("nodeport-addresses", Later),
     ("external-traffic", Later),
     ("enable-ibgp", Later),
     ("nodes-full-mesh", Later),

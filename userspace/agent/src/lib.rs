@@ -9,12 +9,15 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod events;
 pub mod flags;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod nodeports;
 pub mod pace;
 pub mod plane;
+pub mod ranges;
 pub mod snapshot;
 pub mod views;
 pub mod watch;
@@ -29,10 +32,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use cluster::Cluster;
+use cluster::{Cluster, Rules};
 use config::Config;
 use control::{Control, Sources};
+use events::Events;
+use events::recorder::Recorder;
 use http::Shown;
+use http::service_health::ServiceHealth;
 use http::socket::{StateDir, StateDirError};
 use metrics::Metrics;
 use plane::OpenPlane;
@@ -43,6 +49,8 @@ use watch::{Update, Watch, Watcher, WatcherReport};
 /// Updates that may wait for the control loop, per type of objects. When they pile up the watch
 /// is read more slowly, and the server ends it in order (K7).
 const UPDATE_QUEUE: usize = 1024;
+/// Health ports that cannot be opened may wait for the control loop; the rest is told next time.
+const REFUSED_QUEUE: usize = 64;
 
 /// What the agent runs on besides its configuration.
 pub struct Ground {
@@ -88,16 +96,35 @@ pub async fn run(
         "agent starts"
     );
 
+    if config.nodeports.names_loopback() {
+        warn!(
+            "--nodeport-addresses: node ports are not served on loopback addresses, only health \
+               check ports are"
+        );
+    }
+
     let mut tasks = JoinSet::new();
     let mut watches = Vec::new();
+    let (tell_refused, refused) = mpsc::channel(REFUSED_QUEUE);
     let sources = Sources {
         services: watch_for(&config, services_watch(), &mut tasks, &mut watches),
         slices: watch_for(&config, slices_watch(), &mut tasks, &mut watches),
         node: watch_for(&config, node_watch(&config.node_name), &mut tasks, &mut watches),
+        ranges: if config.service_ranges.is_empty() {
+            watch_for(&config, ranges_watch(), &mut tasks, &mut watches)
+        } else {
+            mpsc::channel(1).1
+        },
+        refused,
         links: ground.links,
     };
 
-    let metrics = Arc::new(Metrics::new(config.ipv6, watches.clone()));
+    let (events, notes, event_counts) = Events::new(&config.node_name);
+    let (api, node, pace) = (config.api.clone(), config.node_name.clone(), config.timing.pace);
+    tasks.spawn(Recorder::new(api, node, notes, Arc::clone(&event_counts), pace).run());
+    events.starting(SystemTime::now());
+
+    let metrics = Arc::new(Metrics::new(config.ipv6, watches.clone(), event_counts));
     let first = Snapshot {
         health: health::Health { ipv6: config.ipv6, ..health::Health::default() },
         ..Snapshot::default()
@@ -113,6 +140,9 @@ pub async fn run(
     tasks.spawn(http::serve("http", config.http_addr, http::own::router(shown.clone())));
     let kube_proxy = http::kube_proxy::router(shown.clone());
     tasks.spawn(http::serve("kube-proxy health", config.healthz_addr, kube_proxy));
+    let balancers =
+        ServiceHealth::new(shown.snapshot.clone(), config.nodeports.clone(), tell_refused);
+    tasks.spawn(balancers.run());
     let control_socket = axum::serve(socket, http::socket::router(shown));
     tasks.spawn(async move {
         if let Err(fault) = control_socket.await {
@@ -120,15 +150,9 @@ pub async fn run(
         }
     });
 
-    let cluster = Cluster::new(
-        &config.node_name,
-        config.ipv6,
-        config.service_ranges.clone(),
-        SystemTime::now(),
-    );
-    Control::new(cluster, plane, metrics, publish, config.min_sync_period, config.node_wait)
-        .run(sources, stop)
-        .await;
+    let cluster = Cluster::new(rules(&config), SystemTime::now());
+    let (period, wait) = (config.min_sync_period, config.node_wait);
+    Control::new(cluster, plane, metrics, events, publish, period, wait).run(sources, stop).await;
 
     // The handles of the servers end with them, and the thread with the last handle.
     tasks.shutdown().await;
@@ -140,6 +164,18 @@ pub async fn run(
     }
     drop(state_dir);
     Ok(())
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules {
+        index: sluice_services::Config {
+            node_name: config.node_name.clone(),
+            ipv6: config.ipv6,
+            external_ips: config.external_ips,
+        },
+        service_ranges: config.service_ranges.clone(),
+        node_ports: config.node_port_range.clone(),
+    }
 }
 
 fn watch_for<T: DeserializeOwned + Send + Sync + 'static>(
@@ -162,6 +198,7 @@ fn services_watch() -> Watch {
         path: "/api/v1/services",
         label_selector: "!service.kubernetes.io/service-proxy-name",
         field_selector: "spec.clusterIP!=None".to_owned(),
+        optional: false,
     }
 }
 
@@ -172,6 +209,18 @@ fn slices_watch() -> Watch {
         path: "/apis/discovery.k8s.io/v1/endpointslices",
         label_selector: "!service.kubernetes.io/headless",
         field_selector: String::new(),
+        optional: false,
+    }
+}
+
+/// The ranges of ClusterIPs (R41); servers before 1.31 have no such objects.
+fn ranges_watch() -> Watch {
+    Watch {
+        resource: "servicecidrs",
+        path: "/apis/networking.k8s.io/v1/servicecidrs",
+        label_selector: "",
+        field_selector: String::new(),
+        optional: true,
     }
 }
 
@@ -182,5 +231,6 @@ fn node_watch(name: &str) -> Watch {
         path: "/api/v1/nodes",
         label_selector: "",
         field_selector: format!("metadata.name={name}"),
+        optional: false,
     }
 }

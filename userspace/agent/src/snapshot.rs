@@ -1,17 +1,26 @@
 //! What the control loop tells the rest of the agent: published as a whole, read by HTTP and views.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sluice_services::State;
+use ipnet::IpNet;
+use sluice_services::{HealthChecks, State};
 
 use crate::health::Health;
+use crate::ranges::Source;
 
 /// The agent at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The state that was written last.
     pub state: Arc<State>,
+    /// What load balancers are told, as of that state.
+    pub health_checks: Arc<HealthChecks>,
+    /// Addresses of the own Node, internal ones first.
+    pub node_addresses: Arc<Vec<IpAddr>>,
+    /// The ranges of ClusterIPs, and who says so.
+    pub service_ranges: (Arc<Vec<IpNet>>, Source),
     /// What the health answers are made of.
     pub health: Health,
     /// Whether Services and EndpointSlices have both been listed in full (R37).

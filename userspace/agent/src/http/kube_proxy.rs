@@ -7,14 +7,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::any;
 use serde_json::Value;
 
 use super::Shown;
 
 /// The routes.
 pub fn router(shown: Shown) -> Router {
-    Router::new().route("/healthz", get(healthz)).route("/livez", get(livez)).with_state(shown)
+    Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state(shown)
 }
 
 async fn healthz(State(shown): State<Shown>) -> Response {

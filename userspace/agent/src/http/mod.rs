@@ -3,6 +3,7 @@
 
 pub mod kube_proxy;
 pub mod own;
+pub mod service_health;
 pub mod socket;
 
 use std::net::SocketAddr;

@@ -1,53 +1,35 @@
 //! What Prometheus reads: Sluice's own metrics, and those of kube-proxy that do not depend on its
 //! mode, under kube-proxy's names, because dashboards and SLOs use them (services rule section 13).
 
+mod kube_proxy;
 mod outside;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use sluice_services::State;
+
+use crate::cluster::Trigger;
+use crate::events::EventCounts;
 use crate::plane::{PlaneStatus, ReasonCount, SyncReport};
 use crate::watch::WatcherReport;
+use kube_proxy::{KubeProxy, sync_buckets};
 use outside::Outside;
 
 /// Labels of one sample.
 type Labels = Vec<(&'static str, String)>;
-/// A histogram per label set.
-type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
-/// A floating-point gauge per label set.
-type Seconds = Family<Labels, Gauge<f64, AtomicU64>>;
-
-/// Buckets of kube-proxy's sync durations: 0.001 s doubled 14 times.
-fn sync_buckets() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 15))
-}
-
-/// Buckets of kube-proxy's network programming latency.
-fn programming_buckets() -> Histogram {
-    let steps = |from: u32, to: u32, by: u32| (from..=to).step_by(by as usize).map(f64::from);
-    Histogram::new(
-        std::iter::once(0.25)
-            .chain(std::iter::once(0.5))
-            .chain(steps(1, 59, 1))
-            .chain(steps(60, 115, 5))
-            .chain(steps(120, 300, 30)),
-    )
-}
-
 /// All metrics of the agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    families: Vec<String>,
     sync_duration: Histogram,
     syncs: Family<Labels, Counter>,
     operations: Counter,
@@ -57,16 +39,7 @@ pub struct Metrics {
     problems: Gauge,
     unresolved_pods: Gauge,
     outside: Arc<Outside>,
-    kp_sync: Histograms,
-    kp_programming: Histograms,
-    kp_last: Seconds,
-    kp_queued: Seconds,
-    kp_service_changes: Counter,
-    kp_endpoint_changes: Counter,
-    kp_service_pending: Gauge,
-    kp_endpoint_pending: Gauge,
-    kp_healthz: Family<Labels, Counter>,
-    kp_livez: Family<Labels, Counter>,
+    kube_proxy: KubeProxy,
 }
 
 /// Which of kube-proxy's changes is meant.
@@ -81,11 +54,15 @@ pub enum Change {
 impl Metrics {
     /// Registers everything. `ipv6` says whether syncs count for that family, too.
     #[must_use]
-    pub fn new(ipv6: bool, watches: Vec<(&'static str, Arc<WatcherReport>)>) -> Self {
-        let families = if ipv6 { vec!["IPv4", "IPv6"] } else { vec!["IPv4"] };
+    pub fn new(
+        ipv6: bool,
+        watches: Vec<(&'static str, Arc<WatcherReport>)>,
+        events: Arc<EventCounts>,
+    ) -> Self {
+        let mut registry = Registry::default();
+        let kube_proxy = KubeProxy::new(ipv6, &mut registry);
         let mut metrics = Self {
-            registry: Registry::default(),
-            families: families.into_iter().map(str::to_owned).collect(),
+            registry,
             sync_duration: sync_buckets(),
             syncs: Family::default(),
             operations: Counter::default(),
@@ -94,20 +71,10 @@ impl Metrics {
             skipped: Gauge::default(),
             problems: Gauge::default(),
             unresolved_pods: Gauge::default(),
-            outside: Arc::new(Outside::new(watches)),
-            kp_sync: Family::new_with_constructor(sync_buckets as fn() -> Histogram),
-            kp_programming: Family::new_with_constructor(programming_buckets as fn() -> Histogram),
-            kp_last: Family::default(),
-            kp_queued: Family::default(),
-            kp_service_changes: Counter::default(),
-            kp_endpoint_changes: Counter::default(),
-            kp_service_pending: Gauge::default(),
-            kp_endpoint_pending: Gauge::default(),
-            kp_healthz: Family::default(),
-            kp_livez: Family::default(),
+            outside: Arc::new(Outside::new(watches, events)),
+            kube_proxy,
         };
         metrics.register_own();
-        metrics.register_kube_proxy();
         metrics
     }
 
@@ -142,66 +109,25 @@ impl Metrics {
         own.register_collector(Box::new(self.outside.clone()));
     }
 
-    fn register_kube_proxy(&mut self) {
-        let kp = self.registry.sub_registry_with_prefix("kubeproxy");
-        kp.register("sync_proxy_rules_duration_seconds", "Sync duration", self.kp_sync.clone());
-        kp.register(
-            "network_programming_duration_seconds",
-            "From the change of a pod or Service to the sync that wrote it",
-            self.kp_programming.clone(),
-        );
-        kp.register(
-            "sync_proxy_rules_last_timestamp_seconds",
-            "Last successful sync",
-            self.kp_last.clone(),
-        );
-        kp.register(
-            "sync_proxy_rules_last_queued_timestamp_seconds",
-            "Last time a sync was queued",
-            self.kp_queued.clone(),
-        );
-        for (name, total, pending) in [
-            ("service", &self.kp_service_changes, &self.kp_service_pending),
-            ("endpoint", &self.kp_endpoint_changes, &self.kp_endpoint_pending),
-        ] {
-            let prefix = format!("sync_proxy_rules_{name}_changes");
-            kp.register(prefix.clone(), format!("Changes of {name}s"), total.clone());
-            kp.register(
-                format!("{prefix}_pending"),
-                format!("Changes of {name}s not yet written"),
-                pending.clone(),
-            );
-        }
-        kp.register("proxy_healthz", "Answers of /healthz by code", self.kp_healthz.clone());
-        kp.register("proxy_livez", "Answers of /livez by code", self.kp_livez.clone());
-    }
-
     /// Counts a change that a later sync has to write.
-    pub fn changed(&self, what: Change, count: usize, clock: SystemTime) {
-        let (total, pending) = match what {
-            Change::Service => (&self.kp_service_changes, &self.kp_service_pending),
-            Change::Endpoints => (&self.kp_endpoint_changes, &self.kp_endpoint_pending),
-        };
-        total.inc_by(count as u64);
-        pending.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
-        for labels in self.family_labels() {
-            self.kp_queued.get_or_create(&labels).set(unix_seconds(clock));
-        }
+    pub fn changed(&self, what: Change, objects: usize, clock: SystemTime) {
+        self.kube_proxy.changed(what, objects, clock);
     }
 
     /// A sync has taken over the pending changes.
     pub fn sync_started(&self) {
-        self.kp_service_pending.set(0);
-        self.kp_endpoint_pending.set(0);
+        self.kube_proxy.sync_started();
     }
 
-    /// A sync has succeeded; `waited` are the latencies of the changes that it wrote.
+    /// A sync has succeeded that wrote the changes behind `triggers`; a full one is the first
+    /// after the start or a failure.
     pub fn synced(
         &self,
         report: &SyncReport,
         took: Duration,
+        full: bool,
         clock: SystemTime,
-        waited: &[Duration],
+        triggers: &[Trigger],
     ) {
         self.sync_duration.observe(took.as_secs_f64());
         self.syncs.get_or_create(&vec![("result", "ok".to_owned())]).inc();
@@ -209,12 +135,7 @@ impl Metrics {
         self.frontends.set(count(report.frontends));
         self.backends.set(count(report.backends));
         self.skipped.set(count(report.skipped.len()));
-        for labels in self.family_labels() {
-            self.kp_sync.get_or_create(&labels).observe(took.as_secs_f64());
-            self.kp_last.get_or_create(&labels).set(unix_seconds(clock));
-            let programming = self.kp_programming.get_or_create(&labels);
-            waited.iter().for_each(|wait| programming.observe(wait.as_secs_f64()));
-        }
+        self.kube_proxy.synced(took, full, clock, triggers);
     }
 
     /// A sync has failed.
@@ -232,10 +153,14 @@ impl Metrics {
         self.unresolved_pods.set(count(pods));
     }
 
+    /// The state that is written at this moment.
+    pub fn set_state(&self, state: &State) {
+        self.kube_proxy.set_no_local_endpoints(state);
+    }
+
     /// kube-proxy's health endpoint answered.
     pub fn health_answered(&self, live: bool, code: u16) {
-        let family = if live { &self.kp_livez } else { &self.kp_healthz };
-        family.get_or_create(&vec![("code", code.to_string())]).inc();
+        self.kube_proxy.health_answered(live, code);
     }
 
     /// All metrics in the OpenMetrics text format, with what the data plane counts.
@@ -251,10 +176,6 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
-    }
-
-    fn family_labels(&self) -> impl Iterator<Item = Labels> + '_ {
-        self.families.iter().map(|family| vec![("ip_family", family.clone())])
     }
 }
 
@@ -283,12 +204,17 @@ mod tests {
     fn rendered_text_has_the_promised_names() {
         let report = Arc::new(WatcherReport::default());
         report.restarts.store(3, Ordering::Relaxed);
-        let metrics = Metrics::new(true, vec![("services", report)]);
+        let events = Arc::new(EventCounts::default());
+        events.lost.store(4, Ordering::Relaxed);
+        let metrics = Metrics::new(true, vec![("services", report)], events);
         let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         metrics.changed(Change::Endpoints, 2, clock);
         metrics.sync_failed();
         let synced = SyncReport { operations: 7, frontends: 2, backends: 5, skipped: vec![] };
-        metrics.synced(&synced, Duration::from_millis(3), clock, &[Duration::from_secs(2)]);
+        let at = clock - Duration::from_secs(2);
+        let trigger = Trigger { family: sluice_services::Family::V6, at };
+        metrics.synced(&synced, Duration::from_millis(3), true, clock, &[trigger]);
+        metrics.synced(&synced, Duration::from_millis(3), false, clock, &[]);
         metrics.health_answered(false, 503);
         let counters = vec![ReasonCount { reason: "no_flow".to_owned(), drop: true, packets: 9 }];
         let plane = PlaneStatus { slots_used: 11, ..PlaneStatus::default() };
@@ -296,20 +222,65 @@ mod tests {
         let expected = [
             ("sluice_packets_total{reason=\"no_flow\",drop=\"true\"}", 9.0),
             ("sluice_watch_restarts_total{resource=\"services\"}", 3.0),
-            ("sluice_syncs_total{result=\"ok\"}", 1.0),
+            ("sluice_syncs_total{result=\"ok\"}", 2.0),
             ("sluice_syncs_total{result=\"error\"}", 1.0),
-            ("sluice_sync_operations_total", 7.0),
+            ("sluice_sync_operations_total", 14.0),
+            ("sluice_events_lost_total", 4.0),
             ("sluice_frontends", 2.0),
             ("sluice_slots_used", 11.0),
             ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 2.0),
             ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", 2.0),
             ("kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv6\"}", 1000.0),
-            ("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}", 1.0),
-            ("kubeproxy_network_programming_duration_seconds_sum{ip_family=\"IPv4\"}", 2.0),
+            ("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}", 2.0),
+            ("kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}", 1.0),
+            ("kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"}", 1.0),
+            // Of the slice's family only.
+            ("kubeproxy_network_programming_duration_seconds_sum{ip_family=\"IPv6\"}", 2.0),
             ("kubeproxy_proxy_healthz_total{code=\"503\"}", 1.0),
         ];
         for (name, value) in expected {
             assert_eq!(sample(&text, name), Some(value), "{name} in\n{text}");
+        }
+        assert!(!text.contains("programming_duration_seconds_sum{ip_family=\"IPv4\"}"), "{text}");
+    }
+
+    #[test]
+    fn no_local_endpoints_counts_ports_by_the_policy_that_drops() {
+        let mut index = sluice_services::Index::new(sluice_services::Config {
+            node_name: "n1".to_owned(),
+            ..sluice_services::Config::default()
+        });
+        // Name, internal and external policy, node port, node of the endpoint.
+        for (name, internal, external, node_port, node) in [
+            ("both", "Local", "Local", 30001, Some("n2")),
+            ("internal", "Local", "Cluster", 30002, Some("n2")),
+            ("external", "Cluster", "Local", 30003, Some("n2")),
+            ("unreachable", "Cluster", "Local", 0, Some("n2")),
+            ("here", "Local", "Local", 30004, Some("n1")),
+            ("empty", "Local", "Local", 30005, None),
+        ] {
+            let service = serde_json::json!({
+                "metadata": {"namespace": "d", "name": name}, "spec": {"type": "NodePort",
+                "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ipFamilies": ["IPv4"],
+                "internalTrafficPolicy": internal, "externalTrafficPolicy": external,
+                "ports": [{"port": 80, "nodePort": node_port}]}});
+            index.apply_service(&serde_json::from_value(service).expect("a Service"));
+            let endpoint = node.map(|node| {
+                serde_json::json!({"addresses": ["10.1.0.1"], "nodeName": node, "conditions": {}})
+            });
+            let slice = serde_json::json!({"metadata": {"namespace": "d", "name": name,
+                "labels": {"kubernetes.io/service-name": name}}, "addressType": "IPv4",
+                "endpoints": endpoint.into_iter().collect::<Vec<_>>(),
+                "ports": [{"name": "", "port": 8080}]});
+            index.apply_slice(&serde_json::from_value(slice).expect("a slice"));
+        }
+        let metrics = Metrics::new(false, vec![], Arc::default());
+        metrics.set_state(&index.state());
+        let text = metrics.render(vec![], None).expect("renders");
+        let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+        for policy in ["internal", "external"] {
+            let name = format!("{name}{{ip_family=\"IPv4\",traffic_policy=\"{policy}\"}}");
+            assert_eq!(sample(&text, &name), Some(2.0), "{text}");
         }
     }
 }

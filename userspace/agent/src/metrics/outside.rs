@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::events::EventCounts;
 use crate::plane::{PlaneStatus, ReasonCount};
 use crate::watch::WatcherReport;
 
@@ -26,12 +27,16 @@ const WATCH_COUNTERS: &[WatchNumber] = &[
 #[derive(Debug)]
 pub(super) struct Outside {
     watches: Vec<(&'static str, Arc<WatcherReport>)>,
+    events: Arc<EventCounts>,
     plane: Mutex<(Vec<ReasonCount>, Option<PlaneStatus>)>,
 }
 
 impl Outside {
-    pub(super) fn new(watches: Vec<(&'static str, Arc<WatcherReport>)>) -> Self {
-        Self { watches, plane: Mutex::default() }
+    pub(super) fn new(
+        watches: Vec<(&'static str, Arc<WatcherReport>)>,
+        events: Arc<EventCounts>,
+    ) -> Self {
+        Self { watches, events, plane: Mutex::default() }
     }
 
     pub(super) fn set(&self, counters: Vec<ReasonCount>, plane: Option<PlaneStatus>) {
@@ -62,6 +67,13 @@ impl Outside {
 impl Collector for Outside {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         self.encode_watches(&mut encoder)?;
+        for (name, help, number) in [
+            ("events_sent", "Kubernetes Events that the API server took", &self.events.sent),
+            ("events_lost", "Kubernetes Events too many or refused", &self.events.lost),
+        ] {
+            let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(number.load(Ordering::Relaxed)).encode(counter)?;
+        }
         let plane = self.plane.lock().unwrap_or_else(PoisonError::into_inner);
         let (counters, status) = &*plane;
         let help = "Packets by the way they left the programs, since the maps were created";

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sluice_abi::Reason;
 use sluice_dataplane::{Dataplane, Error, Options, TcpState};
 use sluice_services::State;
@@ -12,6 +13,7 @@ use super::{
     SyncReport,
 };
 use crate::cli::AgentArgs;
+use crate::nodeports::NodePortAddresses;
 
 impl From<Error> for PlaneError {
     fn from(error: Error) -> Self {
@@ -37,10 +39,17 @@ pub fn opener(args: &AgentArgs) -> OpenPlane {
         uplinks: args.uplink.clone(),
         node_addresses: Vec::new(),
         cluster_cidrs: args.cluster_cidr.clone(),
+        node_port_ranges: Vec::new(),
+        masquerade_all: args.masquerade_all,
         flow_entries: args.flow_entries,
     };
+    let nodeports = NodePortAddresses::new(args.nodeport_addresses.clone());
     Box::new(move |addresses: &[IpAddr]| {
-        let options = Options { node_addresses: addresses.to_vec(), ..options.clone() };
+        let options = Options {
+            node_addresses: addresses.to_vec(),
+            node_port_ranges: nodeports.ranges(addresses),
+            ..options.clone()
+        };
         Ok(Box::new(Dataplane::open(options)?))
     })
 }
@@ -54,6 +63,10 @@ impl Plane for Dataplane {
             backends: report.backends,
             skipped: report.skipped,
         })
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {
+        Self::set_service_cidrs(self, cidrs);
     }
 
     fn reconcile_links(&mut self) -> Result<LinkReport, PlaneError> {

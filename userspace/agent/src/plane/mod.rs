@@ -9,6 +9,7 @@ pub mod thread;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sluice_services::State;
 
@@ -110,6 +111,8 @@ pub trait Plane: Send {
     /// # Errors
     /// When a part could not be written; the same or a newer state is synced again later.
     fn sync(&mut self, state: &Arc<State>) -> Result<SyncReport, PlaneError>;
+    /// Sets the ranges of ClusterIPs (R41); counts from the next sync on.
+    fn set_service_cidrs(&mut self, cidrs: &[IpNet]);
     /// Follows interfaces that came and went.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sluice_services::State;
 use tokio::sync::{mpsc, oneshot};
 
@@ -76,12 +77,16 @@ impl PlaneHandle {
         .await
     }
 
-    /// See [`Plane::sync`].
+    /// See [`Plane::set_service_cidrs`] and [`Plane::sync`].
     ///
     /// # Errors
     /// See [`Gone`].
-    pub async fn sync(&self, state: Arc<State>) -> Result<SyncReport, Gone> {
-        self.with(move |plane| plane.sync(&state)).await
+    pub async fn sync(&self, state: Arc<State>, cidrs: Vec<IpNet>) -> Result<SyncReport, Gone> {
+        self.with(move |plane| {
+            plane.set_service_cidrs(&cidrs);
+            plane.sync(&state)
+        })
+        .await
     }
 
     /// See [`Plane::reconcile_links`].

@@ -48,6 +48,9 @@ pub fn status(
             .iter()
             .map(|(resource, report)| watch(resource, report))
             .collect(),
+        service_ranges: snapshot.service_ranges.0.iter().map(ToString::to_string).collect(),
+        service_ranges_from: snapshot.service_ranges.1.name().to_owned(),
+        health_checks: snapshot.health_checks.len(),
         sync: SyncView {
             done: syncs.done,
             failed: syncs.failed,

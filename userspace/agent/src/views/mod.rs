@@ -27,6 +27,12 @@ pub struct StatusView {
     pub healthy: bool,
     /// Types of objects that are watched.
     pub watches: Vec<WatchView>,
+    /// Ranges of ClusterIPs.
+    pub service_ranges: Vec<String>,
+    /// Who says so.
+    pub service_ranges_from: String,
+    /// Health checks of load balancers that this node answers.
+    pub health_checks: usize,
     /// Writing of the state.
     pub sync: SyncView,
     /// The data plane; missing while it is not open.

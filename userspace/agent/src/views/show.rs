@@ -59,6 +59,11 @@ pub fn status(view: &StatusView) -> String {
         }
         line("watch", value);
     }
+    let ranges = view.service_ranges.join(", ");
+    line("services", format!("{ranges} ({})", view.service_ranges_from).trim_start().to_owned());
+    if view.health_checks > 0 {
+        line("balancers", format!("{} health checks answered", view.health_checks));
+    }
     let sync = &view.sync;
     let ago = sync.last_ago_s.map_or("never".to_owned(), |ago| format!("{ago:.1} s ago"));
     line(

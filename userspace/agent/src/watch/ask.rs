@@ -25,6 +25,8 @@ pub struct Watch {
     pub label_selector: &'static str,
     /// `fieldSelector`, or "".
     pub field_selector: String,
+    /// Whether there are API servers without this type, which then counts as having no objects.
+    pub optional: bool,
 }
 
 /// A question without an answer: what the cursor makes of it, and what the log says.
@@ -189,6 +191,7 @@ mod tests {
             path: "/api/v1/services",
             label_selector: "!service.kubernetes.io/service-proxy-name",
             field_selector: "spec.clusterIP!=None".to_owned(),
+            optional: false,
         }
     }
 

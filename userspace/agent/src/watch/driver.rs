@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::ask::{Ask, Watch, chain};
+use super::ask::{Ask, Failure, Watch, chain};
 use super::client::ApiAccess;
 use super::cursor::{Cursor, Event, Reaction, Request, Timing};
 use super::known::{Changes, Collected, Known};
@@ -23,6 +23,8 @@ use super::object::{self, Item, Key, Line, Refusal};
 pub struct Update<T> {
     /// The first and every later complete list; otherwise single objects.
     pub listed: bool,
+    /// The API server does not know this type; comes with an empty list.
+    pub absent: bool,
     /// Names of objects that are gone; to be applied first.
     pub gone: Vec<Key>,
     /// Objects as they are now.
@@ -44,6 +46,10 @@ pub struct WatcherReport {
     pub emptied: AtomicU64,
 }
 
+/// A type that the API server does not know is asked for again after this time: the server may be
+/// upgraded.
+const ABSENT_AGAIN: Duration = Duration::from_secs(300);
+
 /// Watches one type of objects until its channel closes.
 #[derive(Debug)]
 pub struct Watcher<T> {
@@ -55,6 +61,8 @@ pub struct Watcher<T> {
     cursor: Cursor,
     known: Known,
     collected: Collected<T>,
+    /// The API server has just said that it does not know this type.
+    absent: bool,
 }
 
 /// The agent is going away: nobody takes the changes any more.
@@ -79,6 +87,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
             cursor: Cursor::default(),
             known: Known::default(),
             collected: Collected::default(),
+            absent: false,
         }
     }
 
@@ -122,7 +131,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
         match &request {
             Request::Stream { .. } | Request::Watch { .. } => match ask.open(&uri).await {
                 Ok(body) => self.follow(body, lasts).await,
-                Err(failure) => Ok(self.decide(failure.event, &failure.detail)),
+                Err(failure) => self.fail(failure).await,
             },
             Request::List { .. } => self.list(&ask, &uri).await,
             Request::Probe { .. } => match ask.fetch(&uri).await {
@@ -135,7 +144,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
     async fn list(&mut self, ask: &Ask<'_>, uri: &str) -> Result<Reaction, Closed> {
         let body = match ask.fetch(uri).await {
             Ok(body) => body,
-            Err(failure) => return Ok(self.decide(failure.event, &failure.detail)),
+            Err(failure) => return self.fail(failure).await,
         };
         let page = match object::page::<T>(&body) {
             Ok(page) => page,
@@ -165,6 +174,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
                     "the API server now lists NO objects: all of them are taken as deleted"
                 );
             }
+            self.absent = false;
             let changes = self.known.replace(collected);
             info!(resource = self.watch.resource, objects = self.known.len(), "listed");
             self.report.lists.fetch_add(1, Ordering::Relaxed);
@@ -173,12 +183,30 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
         Ok(reaction)
     }
 
+    /// Decides on a request that was refused or got no answer.
+    async fn fail(&mut self, failure: Failure) -> Result<Reaction, Closed> {
+        let missing = matches!(&failure.event, Event::Refused(refusal) if refusal.code == 404);
+        if !self.watch.optional || !missing {
+            return Ok(self.decide(failure.event, &failure.detail));
+        }
+        if !self.absent {
+            info!(resource = self.watch.resource, "the API server does not have this type");
+        }
+        self.absent = true;
+        self.cursor = Cursor::default();
+        let changes = self.known.replace(Collected::default());
+        self.report.lists.fetch_add(1, Ordering::Relaxed);
+        self.send(changes, true).await?;
+        Ok(Reaction { pause: ABSENT_AGAIN, ..Reaction::default() })
+    }
+
     async fn send(&self, changes: Changes<T>, listed: bool) -> Result<(), Closed> {
         self.report.objects.store(self.known.len() as u64, Ordering::Relaxed);
         if !listed && changes.gone.is_empty() && changes.objects.is_empty() {
             return Ok(());
         }
-        let update = Update { listed, gone: changes.gone, objects: changes.objects };
+        let absent = self.absent;
+        let update = Update { listed, absent, gone: changes.gone, objects: changes.objects };
         self.out.send(update).await.map_err(|_| Closed)
     }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use sluice_agent::plane::{
     Attachment, FlowRow, LinkReport, OpenPlane, Plane, PlaneError, PlaneStatus, ReasonCount,
     SyncReport,
@@ -16,6 +17,9 @@ pub(crate) struct Record {
     pub(crate) opened: Vec<Vec<IpAddr>>,
     pub(crate) closed: usize,
     pub(crate) states: Vec<Arc<State>>,
+    /// Ranges of ClusterIPs in force at the last sync.
+    pub(crate) cidrs: Vec<String>,
+    set_cidrs: Vec<String>,
     pub(crate) links: usize,
     pub(crate) maintained: usize,
     /// So many calls of `open` fail.
@@ -75,6 +79,7 @@ impl Plane for Recording {
             record.fail_syncs -= 1;
             return Err(PlaneError("sync: told to fail".to_owned()));
         }
+        record.cidrs = record.set_cidrs.clone();
         let same = record.states.last().is_some_and(|last| **last == **state);
         record.states.push(Arc::clone(state));
         Ok(SyncReport {
@@ -83,6 +88,10 @@ impl Plane for Recording {
             backends: 0,
             skipped: vec![],
         })
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {
+        self.0.record().set_cidrs = cidrs.iter().map(ToString::to_string).collect();
     }
 
     fn reconcile_links(&mut self) -> Result<LinkReport, PlaneError> {

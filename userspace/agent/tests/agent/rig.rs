@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_agent::config::Config;
+use sluice_agent::nodeports::NodePortAddresses;
 use sluice_agent::watch::{ApiAccess, Timing};
 use sluice_agent::{AgentError, Ground, run};
 use sluice_services::{Index, State};
@@ -66,6 +67,9 @@ impl Rig {
             http_addr: free_port(),
             healthz_addr: free_port(),
             service_ranges: vec![],
+            nodeports: NodePortAddresses::default(),
+            node_port_range: None,
+            external_ips: true,
             min_sync_period: Duration::from_millis(10),
             node_wait: Duration::from_secs(30),
             ipv6: true,

@@ -39,9 +39,22 @@ async fn r28_r30_kube_proxys_health_endpoint() {
     assert_eq!(rig.get(healthz, "/healthz").await.0, 503, "R29: a leaving node");
     assert_eq!(rig.get(healthz, "/livez").await.0, 200, "R29: livez ignores it");
 
+    let mut deleted = node("192.0.2.1");
+    deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    deleted["metadata"]["finalizers"] = json!(["example.org/slow"]);
+    rig.store().apply_unchecked(deleted).expect("stored");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.get(healthz, "/healthz").await.0, 503, "R29: a Node being deleted");
+
     rig.store().delete("nodes", "", NODE);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(rig.get(healthz, "/healthz").await.0, 503, "R29: no Node, but the agent goes on");
+    assert_eq!(rig.get(healthz, "/livez").await.0, 200);
+    let mut tainted = node("192.0.2.1");
+    tainted["spec"] = json!({"taints": [{"key": "example.org/other", "effect": "NoSchedule"}]});
+    put(rig.store(), tainted);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.get(healthz, "/healthz").await.0, 200, "R29: it is back, with another taint");
     rig.stop().await;
 }
 

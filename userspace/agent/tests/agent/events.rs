@@ -1,0 +1,114 @@
+//! Kubernetes Events: what is told, once, and that nothing depends on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluice_testkit::api::{Fault, Scope, Verb};
+
+use crate::rig::{NODE, Rig, put, service, slice};
+
+fn events(rig: &Rig, reason: &str) -> Vec<Arc<Value>> {
+    let events = rig.store().list("events");
+    events.into_iter().filter(|event| event["reason"] == reason).collect()
+}
+
+/// A Service with an annotation that nobody understands.
+fn odd(name: &str) -> Value {
+    let mut object = service(name);
+    object["metadata"]["annotations"] = json!({"sluice.io/service.scheduler": "fastest"});
+    object
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r52_each_start_is_an_event_on_the_node() {
+    let mut rig = Rig::started().await;
+    rig.eventually("the first", |rig| (events(rig, "Starting").len() == 1).then_some(())).await;
+    rig.stop().await;
+    rig.start();
+    rig.eventually("the second", |rig| (events(rig, "Starting").len() == 2).then_some(())).await;
+    for event in events(&rig, "Starting") {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": NODE});
+        assert_eq!(event["involvedObject"], node);
+        assert_eq!(event["metadata"]["namespace"], json!("default"), "K29");
+        assert_eq!(event["type"], json!("Normal"));
+        assert_eq!(event["reportingComponent"], json!("sluice"));
+        assert_eq!(event["reportingInstance"], json!(format!("sluice-{NODE}")));
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_of_a_service_are_told_once_whoever_sees_them() {
+    let mut rig = Rig::started().await;
+    put(rig.store(), odd("web"));
+    let found = |rig: &Rig| events(rig, "NotServedAsWritten");
+    rig.eventually("the Event", |rig| (found(rig).len() == 1).then_some(())).await;
+    let event = found(&rig).pop().expect("one");
+    let web = rig.store().get("services", "default", "web").expect("there");
+    assert_eq!(event["type"], json!("Warning"));
+    assert_eq!(event["involvedObject"]["name"], json!("web"));
+    assert_eq!(event["involvedObject"]["uid"], web["metadata"]["uid"]);
+    let text = event["message"].as_str().expect("a text");
+    assert!(text.contains("fastest") && text.contains("rr, mh"), "{text}");
+
+    // The agent of another node, or the next one here, sees the same.
+    rig.stop().await;
+    rig.start();
+    rig.converges().await;
+    put(rig.store(), odd("api"));
+    rig.eventually("the other Service's", |rig| (found(rig).len() == 2).then_some(())).await;
+    assert_eq!(
+        found(&rig).iter().filter(|event| event["involvedObject"]["name"] == "web").count(),
+        1
+    );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_takes_no_events_harms_nothing() {
+    for fault in [Fault::Forbidden, Fault::InternalError, Fault::NoAnswer] {
+        let mut rig = Rig::new();
+        let scope = Scope::of("events").on(Verb::Write);
+        rig.server().faults().inject(fault.clone(), scope);
+        rig.start();
+        for at in 0..300 {
+            put(rig.store(), odd(&format!("odd{at}")));
+        }
+        put(rig.store(), slice("web", &["10.2.0.1"]));
+        rig.converges().await;
+        rig.eventually("it struck", |rig| (rig.server().faults().struck(&fault) > 0).then_some(()))
+            .await;
+        let (code, _, _) = rig.get(rig.config.healthz_addr, "/healthz").await;
+        assert_eq!(code, 200, "{fault:?}");
+        let (_, _, metrics) = rig.get(rig.config.http_addr, "/metrics").await;
+        let lost = metrics.lines().find_map(|line| line.strip_prefix("sluice_events_lost_total "));
+        assert_ne!(lost, Some("0"), "{fault:?}: a flood, and the rest is told to be lost");
+        rig.anchor_never_left();
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_got_no_answer_is_written_later() {
+    let mut rig = Rig::new();
+    let scope = Scope::of("events").on(Verb::Write).times(3);
+    rig.server().faults().inject(Fault::InternalError, scope);
+    rig.start();
+    rig.eventually("written", |rig| (events(rig, "Starting").len() == 1).then_some(())).await;
+    assert_eq!(rig.server().faults().struck(&Fault::InternalError), 3);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_problems_is_few_requests() {
+    let mut rig = Rig::started().await;
+    for at in 0..200 {
+        put(rig.store(), odd(&format!("odd{at}")));
+    }
+    rig.converges().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let requests = rig.server().count("events", Verb::Write);
+    assert!((2..=30).contains(&requests), "{requests} requests");
+    rig.stop().await;
+}
