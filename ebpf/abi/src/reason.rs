@@ -71,6 +71,8 @@ reasons! {
     NoNodeAddress = "no_node_address", true;
     /// The flow table took no entry.
     FlowTable = "flow_table", true;
+    /// There is no way from this node's own process to the backend.
+    NoRoute = "no_route", true;
     /// The packet could not be rewritten.
     Rewrite = "rewrite", true;
 }

@@ -39,6 +39,8 @@ pub trait Family: Copy + 'static {
     /// Asks the kernel's routes for the next hop; false where the stack must decide, also when the
     /// hop limit ends here.
     fn route<P: Packet>(packet: &mut P, head: &Head<Self>, flow: &Flow<Self::Addr>) -> bool;
+    /// Notes the destination of a flow as the neighbour to send to; its interface is known.
+    fn to_pod<P: Packet>(packet: &mut P, flow: &Flow<Self::Addr>);
     /// A backend's address.
     fn backend_address(backend: &Backend) -> Self::Addr;
     /// Whether an address lies in the pod network; true where none is configured (R12).
@@ -161,6 +163,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn to_pod<P: Packet>(packet: &mut P, flow: &Flow<Addr4>) {
+        let hop = packet.hop();
+        (hop.address, hop.ipv6) = ([flow.dst.0, 0, 0, 0], false);
+    }
+
+    #[inline(always)]
     fn backend_address(backend: &Backend) -> Addr4 {
         let [word, ..] = backend.addr;
         Addr4(word)
@@ -277,6 +285,12 @@ impl Family for V6 {
         let hop = packet.hop();
         (hop.address, hop.ipv6) = (flow.dst.0, true);
         packet.route(&flow.src.0, head.class_be)
+    }
+
+    #[inline(always)]
+    fn to_pod<P: Packet>(packet: &mut P, flow: &Flow<Addr6>) {
+        let hop = packet.hop();
+        (hop.address, hop.ipv6) = (flow.dst.0, true);
     }
 
     #[inline(always)]

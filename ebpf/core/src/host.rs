@@ -22,6 +22,8 @@ pub struct HostPacket {
     pub ifindex: u32,
     /// Whether it carries the mark.
     pub marked: bool,
+    /// Whether a socket of this node sent it.
+    pub own: bool,
     /// What the routes answer.
     pub routes: Option<NextHop>,
     /// Where it leaves to.
@@ -32,7 +34,7 @@ impl HostPacket {
     /// A packet that came in by `ifindex`; the routes know no way.
     #[must_use]
     pub fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
-        Self { bytes, ifindex, marked: false, routes: None, hop: NextHop::default() }
+        Self { bytes, ifindex, marked: false, own: false, routes: None, hop: NextHop::default() }
     }
 
     fn fix(&mut self, check: usize, diff: u32, udp: bool) -> Option<()> {
@@ -52,6 +54,9 @@ impl Packet for HostPacket {
     }
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+    fn is_own(&self) -> bool {
+        self.own
     }
     fn is_marked(&self) -> bool {
         self.marked
@@ -202,8 +207,8 @@ impl NodeTables for HostNode {
 macro_rules! lookup {
     ($family:ty, $addr:ty, $services:ident, $affinities:ident, $ranges:ident, $octets:expr) => {
         impl Lookup<$family> for HostNode {
-            fn service(&self, key: &ServiceKey<$addr>) -> Option<Service> {
-                self.$services.get(key).copied()
+            fn service(&self, key: &ServiceKey<$addr>) -> Option<&Service> {
+                self.$services.get(key)
             }
             fn affinity(&self, key: &AffinityKey<$addr>) -> Option<Affinity> {
                 self.$affinities.borrow().get(key).copied()

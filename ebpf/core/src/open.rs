@@ -46,7 +46,7 @@ pub(crate) fn decide<F: Family, T: Tables<F>>(
         ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol as u8, pad: 0 };
     match (node.service(&frontend), arrival.first) {
         (Some(_), false) => Some(Reason::NoFlow),
-        (Some(found), true) => service::<F, T>(node, key, &found, arrival, forward),
+        (Some(found), true) => service::<F, T>(node, key, found, arrival, forward),
         (None, true) => direct::<F, T>(flows, node, key, arrival, forward),
         (None, false) => {
             stray::<F, T>(node, key.dst).map_or(Some(Reason::NotService), |_| Some(Reason::NoFlow))
@@ -72,9 +72,12 @@ fn service<F: Family, T: Tables<F>>(
     let external = service.flags & service_flags::EXTERNAL != 0;
     let local = service.flags & service_flags::LOCAL != 0;
     let pod = F::is_pod(config, key.src);
-    // A pod that asks for an external address is not outside: for it all endpoints are (section
-    // "which list" of docs/datapath.md).
-    let inside = external && pod && F::has_pods(config);
+    // The node and its pods are not outside of an external address: for them all endpoints are
+    // (section "which list" of docs/datapath.md). Pods of other nodes are: what another node's pod
+    // is sent to on a third node would answer past this one.
+    let from_node = arrival.hook == Hook::ToNetwork;
+    let from_pod = arrival.hook == Hook::FromPod && pod && F::has_pods(config);
+    let inside = external && (from_node || from_pod);
     let table = if local && !inside { service.local } else { service.cluster };
     if table.len == 0 {
         let refused = service.flags & service_flags::REJECT != 0;
@@ -86,7 +89,9 @@ fn service<F: Family, T: Tables<F>>(
         return Some(Reason::StaleSlot);
     }
     let dst = F::backend_address(backend);
-    let masquerade = if external { !local } else { !pod || config.masquerade_all != 0 };
+    let outside = if external { !local } else { !pod || config.masquerade_all != 0 };
+    // The node's own address is what others are masqueraded as.
+    let masquerade = outside && !from_node;
     let source = if dst == key.src {
         // Hairpin (R46): a pod drops what comes from its own address.
         Some(F::gateway(config))
@@ -100,17 +105,12 @@ fn service<F: Family, T: Tables<F>>(
         Some(None) => return Some(Reason::NoNodeAddress),
         None => (key.src, 0),
     };
-    *forward = Flow {
-        src,
-        dst,
-        sport_be: key.sport_be,
-        dport_be: backend.port_be,
-        flags: flag,
-        seen: arrival.now,
-        backend: id,
-        generation: backend.generation,
-        ..F::NO_FLOW
-    };
+    // Field by field: a whole one would be put together on the stack first.
+    (forward.src, forward.dst) = (src, dst);
+    (forward.sport_be, forward.dport_be) = (key.sport_be, backend.port_be);
+    forward.flags = flag;
+    forward.seen = arrival.now;
+    (forward.backend, forward.generation) = (id, backend.generation);
     None
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn stray<F: Family, T: Tables<F>>(node: &T::Node, dst: F::Addr) -> Op
 
 /// A connection straight to a pod, whose tuple may be that of a service's translated flow: then it
 /// gets a source port of its own, else its answers would be taken for the service's.
-#[inline(always)]
+#[inline(never)]
 fn direct<F: Family, T: Tables<F>>(
     flows: &mut T::Flows,
     node: &T::Node,
@@ -188,16 +188,11 @@ fn direct<F: Family, T: Tables<F>>(
     arrival: &Arrival,
     forward: &mut Flow<F::Addr>,
 ) -> Option<Reason> {
-    *forward = Flow {
-        src: key.src,
-        dst: key.dst,
-        sport_be: key.sport_be,
-        dport_be: key.dport_be,
-        flags: flags::SNAT | flags::DIRECT,
-        seen: arrival.now,
-        backend: u32::MAX,
-        ..F::NO_FLOW
-    };
+    (forward.src, forward.dst) = (key.src, key.dst);
+    (forward.sport_be, forward.dport_be) = (key.sport_be, key.dport_be);
+    forward.flags = flags::SNAT | flags::DIRECT;
+    forward.seen = arrival.now;
+    forward.backend = u32::MAX;
     let reply_key = reverse(key.protocol, forward);
     let Some(taken) = flows.get(&reply_key) else {
         return stray::<F, T>(node, key.dst).or(Some(Reason::NotService));
@@ -338,6 +333,6 @@ pub(crate) fn learn<F: Family, P: Packet, T: Tables<F>>(
                 (flow.mac.head, flow.mac.tail) = (head, tail);
             }
         }
-        Hook::ToPods => {}
+        Hook::ToPods | Hook::ToNetwork => {}
     }
 }

@@ -19,6 +19,8 @@ pub trait Packet {
     fn ether_type(&self) -> u16;
     /// The interface it came in by (or leaves by, at egress).
     fn ifindex(&self) -> u32;
+    /// Whether a socket of this network namespace sent it.
+    fn is_own(&self) -> bool;
     /// Whether an earlier hook has set [`sluice_abi::MARK_TRANSLATED`].
     fn is_marked(&self) -> bool;
     /// Sets that mark for later hooks.

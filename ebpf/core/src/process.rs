@@ -21,6 +21,8 @@ pub enum Hook {
     /// Egress of kube-bridge: replies of this node's own processes and what the stack routes to
     /// pods. Only translates known flows back.
     ToPods,
+    /// Egress of an uplink: what this node's own processes send to services.
+    ToNetwork,
 }
 
 /// What is to be done with the packet, which has been rewritten already where it had to be.
@@ -81,6 +83,10 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     if packet.is_marked() {
         return (Action::Pass, Reason::AlreadyTranslated);
     }
+    if hook == Hook::ToNetwork && !packet.is_own() {
+        // Forwarded: its ingress has seen to it.
+        return (Action::Pass, Reason::NotService);
+    }
     let head = match F::parse(packet) {
         Ok(head) => head,
         Err(reason) => return (Action::Pass, reason),
@@ -115,6 +121,9 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
                 Some(()) => Step::Use,
             };
             if step == Step::Use {
+                if hook == Hook::ToNetwork {
+                    packet.hop().ifindex = node.config().map_or(0, |config| config.bridge_ifindex);
+                }
                 return translate::<F, P>(packet, &head, live, hook);
             }
         }

@@ -33,7 +33,7 @@ pub trait FlowTable<F: Family> {
 /// Frontends of one family, and what is known of their clients.
 pub trait Lookup<F: Family> {
     /// The frontend under a key.
-    fn service(&self, key: &ServiceKey<F::Addr>) -> Option<Service>;
+    fn service(&self, key: &ServiceKey<F::Addr>) -> Option<&Service>;
     /// Where a client was sent last.
     fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<Affinity>;
     /// Notes where a client is sent; one that can't be noted is drawn for anew.

@@ -32,7 +32,17 @@ pub(crate) fn translate<F: Family, P: Packet>(
         deliver = Deliver::Stack as u8;
     }
     let mut action = Action::Pass;
-    if deliver == Deliver::Peer as u8 {
+    if hook == Hook::ToNetwork {
+        // The stack has routed it already, to where the service's address seems to be.
+        if deliver == Deliver::Peer as u8 {
+            F::to_pod(packet, flow);
+            action = Action::Neighbour;
+        } else if F::route(packet, head, flow) {
+            action = Action::Neighbour;
+        } else {
+            return (Action::Drop, Reason::NoRoute);
+        }
+    } else if deliver == Deliver::Peer as u8 {
         if packet.store(0, flow.mac.head).is_none() || packet.store(4, flow.mac.tail).is_none() {
             return (Action::Drop, Reason::Rewrite);
         }
@@ -41,9 +51,13 @@ pub(crate) fn translate<F: Family, P: Packet>(
     } else if deliver == Deliver::Route as u8 && F::route(packet, head, flow) {
         action = Action::Neighbour;
     }
-    let routed = action == Action::Neighbour;
+    let routed = deliver != Deliver::Peer as u8 && action == Action::Neighbour;
     if rewrite::<F, P>(packet, head, flow, routed).is_none() {
         return (Action::Drop, Reason::Rewrite);
+    }
+    if action != Action::Peer {
+        // Other hooks on its way have nothing to do with it any more.
+        packet.mark();
     }
     let reply = flow.flags & flags::REPLY != 0;
     let reason = match (action, reply) {
@@ -51,10 +65,8 @@ pub(crate) fn translate<F: Family, P: Packet>(
         (Action::Peer, true) => Reason::ReplyPeer,
         (Action::Neighbour, false) => Reason::ForwardRoute,
         (Action::Neighbour, true) => Reason::ReplyRoute,
-        (_, reply) => {
-            packet.mark();
-            if reply { Reason::ReplyStack } else { Reason::ForwardStack }
-        }
+        (_, false) => Reason::ForwardStack,
+        (_, true) => Reason::ReplyStack,
     };
     (action, reason)
 }

@@ -34,6 +34,12 @@ mod entries {
         run(ctx, Hook::ToPods)
     }
 
+    /// Egress of an uplink.
+    #[classifier]
+    pub(crate) fn to_network(ctx: TcContext) -> i32 {
+        run(ctx, Hook::ToNetwork)
+    }
+
     /// Returns the low 32 bits of jiffies: user space's view of the clock in the flow table.
     #[classifier]
     pub(crate) fn clock(_: TcContext) -> i32 {
@@ -46,7 +52,7 @@ mod entries {
         let action = process(&mut skb, &mut Kernel::new(), hook);
         #[cfg(feature = "log")]
         skb.log(action);
-        skb.finish(action)
+        skb.finish(action, hook)
     }
 }
 

@@ -114,9 +114,10 @@ macro_rules! family {
 
         impl Lookup<$family> for Node {
             #[inline(always)]
-            fn service(&self, key: &ServiceKey<$addr>) -> Option<Service> {
-                // SAFETY: values are replaced whole by user space, never written in place.
-                unsafe { $services.get(key) }.copied()
+            fn service(&self, key: &ServiceKey<$addr>) -> Option<&Service> {
+                // SAFETY: values are replaced whole by user space, never written in place; the kernel
+                // frees one after this program has ended (RCU).
+                unsafe { $services.get(key) }
             }
 
             #[inline(always)]

@@ -3,8 +3,8 @@
 use core::mem::size_of;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
-    TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_SUCCESS,
+    TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
     bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use sluice_abi::MARK_TRANSLATED;
 use sluice_core::wire::Wire;
-use sluice_core::{Action, NextHop, Packet};
+use sluice_core::{Action, Hook, NextHop, Packet};
 
 /// Headers that are read directly at the most: Ethernet, IPv4 with all options, TCP.
 const HEADERS: u32 = 14 + 60 + 20;
@@ -58,7 +58,7 @@ impl Skb {
 
     /// Does what was decided; the classifier's return value.
     #[inline(always)]
-    pub(crate) fn finish(self, action: Action) -> i32 {
+    pub(crate) fn finish(self, action: Action, hook: Hook) -> i32 {
         match action {
             // Not TC_ACT_OK: other programs on the same hook have their turn.
             Action::Pass => TC_ACT_UNSPEC,
@@ -71,8 +71,13 @@ impl Skb {
                 }
             }
             Action::Neighbour => neighbour(&self.hop),
-            // SAFETY: a helper without pointers.
-            Action::Back => unsafe { bpf_redirect(self.ifindex(), 0) as i32 },
+            Action::Back => {
+                // At egress, "back" is up into the node's own stack.
+                let egress = matches!(hook, Hook::ToNetwork | Hook::ToPods);
+                let flags = if egress { u64::from(BPF_F_INGRESS) } else { 0 };
+                // SAFETY: a helper without pointers.
+                unsafe { bpf_redirect(self.ifindex(), flags) as i32 }
+            }
         }
     }
 
@@ -116,6 +121,12 @@ impl Packet for Skb {
     fn ifindex(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_own(&self) -> bool {
+        // SAFETY: as above; the pointer is only compared.
+        unsafe { !(*self.skb).__bindgen_anon_2.sk.is_null() }
     }
 
     #[inline(always)]

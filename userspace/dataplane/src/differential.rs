@@ -232,8 +232,8 @@ fn packet(rng: &mut StdRng, from: End, to: End, udp: bool, flags: u8) -> Vec<u8>
 fn generate(rng: &mut StdRng, net: &Net, sent: &[(Hook, Vec<u8>)]) -> (Hook, Vec<u8>) {
     let udp = rng.random_bool(0.4);
     let flags = [SYN, SYN, ACK, ACK, FIN | ACK, RST, SYN | ACK][rng.random_range(0..7)];
-    let hook =
-        [Hook::FromPod, Hook::FromPod, Hook::FromNetwork, Hook::ToPods][rng.random_range(0..4)];
+    let hook = [Hook::FromPod, Hook::FromPod, Hook::FromNetwork, Hook::ToPods, Hook::ToNetwork]
+        [rng.random_range(0..5)];
     let client = match rng.random_range(0..10) {
         0 => (net.outside)(rng.random_range(2..4)),
         1 => (net.backend)(rng.random_range(0..4) * 10),
@@ -313,6 +313,7 @@ fn run(ebpf: &mut Ebpf, hook: Hook, packet: &[u8]) -> (i32, Vec<u8>, bool) {
         Hook::FromPod => "from_pod",
         Hook::FromNetwork => "from_network",
         Hook::ToPods => "to_pods",
+        Hook::ToNetwork => "to_network",
     };
     let mut out = vec![0; packet.len() + 64];
     // `struct __sk_buff`; the mark is its third word.
@@ -355,6 +356,8 @@ fn host_and_kernel_decide_alike() {
             }
             let (hook, bytes) = next;
             let mut packet = HostPacket::new(bytes.clone(), 1);
+            // BPF_PROG_TEST_RUN gives each packet a socket.
+            packet.own = true;
             let action = process(&mut packet, &mut host, hook);
             let expected = match action {
                 Action::Pass => UNSPEC,
@@ -397,7 +400,9 @@ fn programs_stay_within_their_budget() {
         return;
     }
     let (mut ebpf, _maps) = load();
-    for (name, budget) in [("from_pod", 5_500), ("from_network", 5_500), ("to_pods", 3_500)] {
+    for (name, budget) in
+        [("from_pod", 5_500), ("from_network", 5_500), ("to_pods", 3_500), ("to_network", 5_500)]
+    {
         let program = classifier(&mut ebpf, name).unwrap();
         let info: ProgramInfo = program.info().unwrap();
         let instructions = info.size_translated().unwrap_or(0) / 8;

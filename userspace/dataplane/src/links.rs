@@ -77,7 +77,7 @@ impl Links {
             for (place, interface) in strays.into_iter().flatten() {
                 // Filters are not listed anywhere: one of an earlier run is met by trying.
                 if first || self.has(place) {
-                    detach_clsact(interface);
+                    detach_clsact(interface, kind(place.program));
                 }
             }
         }
@@ -122,8 +122,7 @@ impl Links {
             interface: interface.to_owned(),
             source,
         };
-        let kind =
-            if place.program == "to_pods" { TcAttachType::Egress } else { TcAttachType::Ingress };
+        let kind = kind(place.program);
         let mode = if self.tcx {
             attach_tcx(program, interface, kind, &pin).map_err(failed)?;
             "tcx"
@@ -136,6 +135,11 @@ impl Links {
         self.attached.insert(place, Attachment { interface, program, mode });
         Ok(())
     }
+}
+
+/// The side of an interface that a program belongs to.
+fn kind(program: &str) -> TcAttachType {
+    if program.starts_with("to_") { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -190,8 +194,7 @@ fn attach_clsact(
 }
 
 /// Takes our filter off the ingress of an interface, if it is there.
-fn detach_clsact(interface: &str) {
-    let kind = TcAttachType::Ingress;
+fn detach_clsact(interface: &str, kind: TcAttachType) {
     if let Ok(link) = SchedClassifierLink::attached(interface, kind, PRIORITY, HANDLE, None) {
         // Where it is not there, there is nothing to do.
         let _ = link.detach();

@@ -33,7 +33,7 @@ const MAPS: [&str; 12] = [
     "COUNTERS",
 ];
 /// Programs that are attached.
-pub(crate) const PROGRAMS: [&str; 3] = ["from_pod", "from_network", "to_pods"];
+pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_network", "to_pods", "to_network"];
 /// Frequencies that Linux is built with (kernel/Kconfig.hz, and 24 to 1024 of other machines).
 const FREQUENCIES: [u32; 8] = [24, 48, 100, 128, 250, 300, 1000, 1024];
 

@@ -22,6 +22,9 @@ use crate::object::{self, Object};
 use crate::plan::Op;
 use crate::wire::words;
 
+/// What an uplink gets.
+const UPLINK_PROGRAMS: [&str; 2] = ["from_network", "to_network"];
+
 /// What the agent decides.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -356,7 +359,9 @@ impl Dataplane {
                 self.options.uplinks.iter().any(named)
             };
             if uplink && interface.name != self.options.bridge && interface.controller.is_none() {
-                want(interface.index, &interface.name, "from_network");
+                for program in UPLINK_PROGRAMS {
+                    want(interface.index, &interface.name, program);
+                }
             }
         }
         places
@@ -382,8 +387,9 @@ impl Dataplane {
             .interfaces
             .iter()
             .filter(|one| one.index != bridge && one.controller != Some(bridge));
-        let strays = others
-            .map(|one| (Place { ifindex: one.index, program: "from_network" }, one.name.clone()));
+        let strays = others.flat_map(|one| {
+            UPLINK_PROGRAMS.map(|program| (Place { ifindex: one.index, program }, one.name.clone()))
+        });
         Some(strays.filter(|stray| !places.contains(stray)).collect())
     }
 

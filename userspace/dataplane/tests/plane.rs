@@ -61,6 +61,8 @@ impl Node {
             uplinks: Vec::new(),
             node_addresses,
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            node_port_ranges: Vec::new(),
+            masquerade_all: false,
             flow_entries: 1_024,
         })
         .unwrap()
@@ -132,7 +134,8 @@ fn a_second_run_adopts_what_the_first_left() {
     let Some(node) = Node::new("adopt") else { return };
     let mut first = node.open();
     let report = first.sync(&state(&[[10, 244, 1, 7], [10, 244, 2, 7]])).unwrap();
-    assert_eq!((report.operations, report.frontends, report.backends), (4, 1, 2));
+    // Two backends, a table, a frontend and its address.
+    assert_eq!((report.operations, report.frontends, report.backends), (5, 1, 2));
     let attached: Vec<(String, &str)> =
         first.status().attached.iter().map(|one| (one.interface.clone(), one.program)).collect();
     for wanted in [
@@ -148,13 +151,13 @@ fn a_second_run_adopts_what_the_first_left() {
         0,
         "the pod behind veth0 is known"
     );
-    let before = pins(&node.bpf_dir.join("v1/links"));
+    let before = pins(&node.bpf_dir.join("v2/links"));
     drop(first);
     let mut second = node.open();
     assert_eq!(second.status().frontends, 1);
     let report = second.sync(&state(&[[10, 244, 1, 7], [10, 244, 2, 7]])).unwrap();
     assert_eq!(report.operations, 0, "nothing to do");
-    assert_eq!(pins(&node.bpf_dir.join("v1/links")), before);
+    assert_eq!(pins(&node.bpf_dir.join("v2/links")), before);
     let report = second.sync(&state(&[[10, 244, 2, 7]])).unwrap();
     assert_eq!(report.operations, 3, "a table, a frontend, a retirement");
 }
@@ -179,7 +182,7 @@ fn veths_come_and_go() {
     ip(&format!("link add veth1 type veth peer name eth1 netns {}", node.pod));
     ip("link set veth1 master kube-bridge");
     assert_eq!(plane.reconcile_links().unwrap().attached, ["veth1"]);
-    let links = node.bpf_dir.join("v1/links");
+    let links = node.bpf_dir.join("v2/links");
     let (attached, pinned) = (plane.status().attached.len(), pins(&links).len());
     ip("link del veth1");
     plane.reconcile_links().unwrap();
@@ -230,7 +233,7 @@ fn what_is_no_uplink_any_more_loses_its_program() {
 
     let mut plane = node.open();
     ip(&format!("addr add {ADDRESS} dev other"));
-    assert_eq!(plane.reconcile_links().unwrap().attached, ["other"]);
+    assert_eq!(plane.reconcile_links().unwrap().attached, ["other", "other"], "both ways");
     assert!(loses_program("uplink"));
     assert!(has_program("other"));
     let uplinks = |plane: &Dataplane| -> Vec<String> {
