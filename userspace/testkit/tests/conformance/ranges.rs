@@ -25,12 +25,15 @@ fn r17_r48_narrowed_ranges_shut_out_new_connections_and_cut_none() {
         ))
         .unwrap();
     let spec =
-        |ranges: &[&str]| json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ranges });
+        |ranges: &[String]| json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ranges });
+    let office = ["192.168.88.0/24", "fd00:88::/64"].map(str::to_owned).to_vec();
+    let pods = |node: &str| -> Vec<String> {
+        rig.cluster.node(node).unwrap().pod_cidrs().iter().map(ToString::to_string).collect()
+    };
     let addresses = ADDRESSES.map(|ip| ip.parse().unwrap());
-    for (from, own, other) in [
-        ("office", ["192.168.88.0/24", "fd00:88::/64"], ["203.0.113.0/24", "2001:db8::/32"]),
-        ("client-n1", ["10.244.1.0/24", "fd00:10:244:1::/64"], ["10.244.3.0/24", "fd00:88::/64"]),
-    ] {
+    for (from, own, other) in
+        [("office", office.clone(), pods("n1")), ("client-n1", pods("n1"), pods("n3"))]
+    {
         rig.service(NAME, spec(&own));
         rig.ingress(NAME, &ADDRESSES);
         rig.endpoints(NAME, &ALL);

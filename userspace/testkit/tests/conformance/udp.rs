@@ -8,10 +8,12 @@ use serde_json::json;
 use sluice_testkit::traffic::Failure;
 use sluice_testkit::traffic::Running;
 
-use crate::rig::{ALL, PORTS, Rig, SOON, WAYS, Way, rig, until};
+use crate::rig::{ALL, End, PORTS, Rig, SOON, WAYS, Way, rig, until};
 
 const CLIENT: &str = "client-n1";
 const NAME: &str = "flow";
+/// Like the usual ports, but nobody listens at the one of UDP.
+const CLOSED: [(&str, u16, u16); 2] = [PORTS[0], ("UDP", 53, 5399)];
 /// Within this a flow has moved after its slice changed.
 const MOVED: Duration = Duration::from_millis(100);
 
@@ -73,13 +75,13 @@ fn r31_a_changed_target_port_moves_flows_on_the_same_address() {
             rig.start(CLIENT, SocketAddr::new(way.pick(&addresses), way.port()), way.lasting());
         until("the flow to be answered", SOON, || flow.report().answered > 0);
         assert_eq!(flow.report().failed(), 0);
-        // Nobody listens there: that the pod refuses shows where the flow leads.
-        let moved = [PORTS[0], ("UDP", 53, 5399)];
+        // Nobody listens there.
         let endpoint = json!({ "nodeName": "n2", "conditions": { "ready": true } });
-        rig.slices(NAME, &[("web-3", endpoint)], &moved);
-        until("the flow to move to the new port", SOON, || {
-            flow.report().failures.contains_key(&Failure::Refused)
-        });
+        rig.slices(NAME, &[("web-3", endpoint)], &CLOSED);
+        until("the flow to leave the old port", SOON, || flow.report().failed() > 0);
+        let answered = flow.report().answered;
+        sleep(Duration::from_millis(300));
+        assert_eq!(flow.report().answered, answered, "{way:?}");
         drop(flow);
     }
     rig.remove(NAME);
@@ -150,4 +152,23 @@ fn r54_flows_end_with_their_service() {
             assert!(Instant::now() < deadline, "{way:?}: the flow outlives its Service");
         }
     }
+}
+
+/// As with any translation: an ICMP error about a translated packet is translated back.
+#[test]
+fn a_backend_that_refuses_is_seen_to_refuse() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let addresses = create(rig, &ALL);
+    for (backend, node) in [("web-2", "n1"), ("web-3", "n2")] {
+        let endpoint = json!({ "nodeName": node, "conditions": { "ready": true } });
+        rig.slices(NAME, &[(backend, endpoint)], &CLOSED);
+        for way in udp() {
+            let target = SocketAddr::new(way.pick(&addresses), way.port());
+            until(&format!("{backend} to refuse, {way:?}"), SOON, || {
+                rig.ask(CLIENT, target, way) == End::Not(Failure::Refused)
+            });
+        }
+    }
+    rig.remove(NAME);
 }
