@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use sluice_services::{AddressKind, Family, HealthChecks, Index, Problem, State};
+use sluice_services::{
+    AddressKind, Conflict, Family, HealthChecks, Index, Kind, Problem, ServicePortKey, State,
+};
 
 use crate::health::NodeState;
 use crate::ranges::{ServiceRanges, Source};
@@ -47,6 +49,29 @@ pub struct Trigger {
     pub family: Family,
     /// The time.
     pub at: SystemTime,
+}
+
+/// Something that is not served as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The Service it is about, if it is about one.
+    pub service: Option<Key>,
+    /// Which object, what is wrong, what is done about it.
+    pub text: String,
+}
+
+impl Finding {
+    fn of_object(problem: &Problem) -> Self {
+        let object = &problem.object;
+        let named = object.kind == Kind::Service && !object.name.is_empty();
+        let key = Key { namespace: object.namespace.clone(), name: object.name.clone() };
+        Self { service: named.then_some(key), text: problem.to_string() }
+    }
+
+    fn of_port(port: &ServicePortKey, what: String) -> Self {
+        let key = Key { namespace: port.namespace.clone(), name: port.name.clone() };
+        Self { service: Some(key), text: format!("Service {port}: {what}") }
+    }
 }
 
 /// What is to be written, and what goes with it.
@@ -123,9 +148,8 @@ impl Cluster {
 
     /// Identity of a Service, "" when there is none of this name.
     #[must_use]
-    pub fn uid(&self, namespace: &str, name: &str) -> String {
-        let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
-        self.uids.get(&key).cloned().unwrap_or_default()
+    pub fn uid(&self, service: &Key) -> String {
+        self.uids.get(service).cloned().unwrap_or_default()
     }
 
     /// Takes in changes of slices; tells whether the state may differ.
@@ -201,31 +225,28 @@ impl Cluster {
         self.triggers.truncate(MAX_TRIGGERS);
     }
 
-    /// Problems of objects that changed since the last call, for the log and for Events.
+    /// Problems of objects that changed since the last call, for the log.
     pub fn new_problems(&mut self) -> Vec<Problem> {
         self.index.take_problems()
     }
 
-    /// All problems there are now: in objects, between Services that want the same address, and
-    /// ClusterIPs and node ports outside their ranges.
+    /// Everything that is not served as it is written, now: fields of objects, addresses that
+    /// several Services want, and ClusterIPs and node ports outside their ranges.
     #[must_use]
-    pub fn problems(&self, state: &State) -> Vec<String> {
-        let mut problems: Vec<String> = self.index.problems().map(ToString::to_string).collect();
-        problems.extend(state.conflicts().iter().map(|conflict| {
-            let losers: Vec<String> = conflict.losers.iter().map(ToString::to_string).collect();
-            format!(
-                "{} serves {} port {}, also wanted by {}",
-                conflict.winner,
-                conflict.frontend.address,
-                conflict.frontend.port,
-                losers.join(", ")
-            )
-        }));
-        problems.extend(self.outside_ranges(state));
-        problems
+    pub fn findings(&self, state: &State) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = self.index.problems().map(Finding::of_object).collect();
+        for conflict in state.conflicts() {
+            let Conflict { frontend, winner, losers } = conflict;
+            findings.extend(losers.iter().map(|loser| {
+                let at = std::net::SocketAddr::new(frontend.address, frontend.port);
+                Finding::of_port(loser, format!("{at} is served for {winner}"))
+            }));
+        }
+        findings.extend(self.outside_ranges(state));
+        findings
     }
 
-    fn outside_ranges(&self, state: &State) -> Vec<String> {
+    fn outside_ranges(&self, state: &State) -> Vec<Finding> {
         let (known, source) = self.service_ranges();
         // The default is a guess: nobody has said that other ClusterIPs are wrong.
         let known = if source == Source::Default { Vec::new() } else { known };
@@ -233,25 +254,25 @@ impl Cluster {
             let mut ranges = known.iter().filter(|range| same_family(range, address));
             ranges.clone().next().is_some() && !ranges.any(|range| range.contains(address))
         };
-        let mut problems = Vec::new();
+        let mut findings = Vec::new();
         for (key, port) in &state.ports {
             for (address, kind) in &port.addresses {
                 if *kind == AddressKind::ClusterIp && outside(address) {
-                    problems.push(format!(
-                        "{key}: ClusterIP {address} is outside of the service ranges ({})",
+                    let text = format!(
+                        "ClusterIP {address} is outside of the service ranges ({})",
                         source.name()
-                    ));
+                    );
+                    findings.push(Finding::of_port(key, text));
                 }
             }
             let node_ports = self.node_ports.as_ref().filter(|_| port.node_port != 0);
             if node_ports.is_some_and(|range| !range.contains(&port.node_port)) {
-                problems.push(format!(
-                    "{key}: node port {} is outside of --service-node-port-range",
-                    port.node_port
-                ));
+                let text =
+                    format!("node port {} is outside of --service-node-port-range", port.node_port);
+                findings.push(Finding::of_port(key, text));
             }
         }
-        problems
+        findings
     }
 
     fn note_trigger(&mut self, slice: &EndpointSlice) {
@@ -367,15 +388,30 @@ mod tests {
         let mut cluster = cluster(&["10.96.0.0/12"]);
         cluster.on_services(listed(&[service("10.96.0.1")]));
         let state = cluster.take_state().state;
-        assert_eq!(cluster.problems(&state), Vec::<String>::new());
+        assert_eq!(cluster.findings(&state), []);
         let mut outside = service("10.0.0.1");
         outside["spec"]["ports"][0]["nodePort"] = json!(80);
         cluster.on_services(listed(&[outside]));
         let state = cluster.take_state().state;
-        let problems = cluster.problems(&state);
-        assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(problems[0].contains("ClusterIP 10.0.0.1"), "{problems:?}");
-        assert!(problems[1].contains("node port 80"), "{problems:?}");
+        let findings = cluster.findings(&state);
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        assert!(findings[0].text.contains("ClusterIP 10.0.0.1"), "{findings:?}");
+        assert!(findings[1].text.contains("node port 80"), "{findings:?}");
+    }
+
+    #[test]
+    fn r42_who_does_not_get_an_address_is_told_so() {
+        let mut cluster = cluster(&[]);
+        let mut rival = service("10.96.0.2");
+        rival["metadata"]["name"] = json!("rival");
+        rival["spec"]["externalIPs"] = json!(["10.96.0.1"]);
+        cluster.on_services(listed(&[service("10.96.0.1"), rival]));
+        let state = cluster.take_state().state;
+        let findings = cluster.findings(&state);
+        let rival = Key { namespace: "d".to_owned(), name: "rival".to_owned() };
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].service, Some(rival));
+        assert_eq!(findings[0].text, "Service d/rival:/TCP: 10.96.0.1:80 is served for d/web:/TCP");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod done;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,12 +17,11 @@ use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use sluice_services::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::cluster::{Cluster, Wanted};
+use crate::cluster::{Cluster, Finding, Wanted};
 use crate::events::Events;
 use crate::http::service_health::Refused;
 use crate::metrics::{Change, Metrics};
@@ -154,7 +154,7 @@ impl Control {
                 Some(update) = sources.node.recv() => self.on_node(update),
                 Some(update) = sources.ranges.recv() => self.on_ranges(update),
                 Some(refused) = sources.refused.recv() => {
-                    let uid = self.cluster.uid(&refused.key.namespace, &refused.key.name);
+                    let uid = self.cluster.uid(&refused.service());
                     self.events.health_port_refused(&refused, uid);
                 }
                 Some(()) = sources.links.next() => self.look_at_links(LINK_SETTLE),
@@ -218,12 +218,34 @@ impl Control {
     fn tell_problems(&mut self) {
         for problem in self.cluster.new_problems() {
             warn!(%problem, "object not served as it is written");
-            let object = &problem.object;
-            if object.kind == Kind::Service && !object.name.is_empty() {
-                let uid = self.cluster.uid(&object.namespace, &object.name);
-                self.events.service_problem(&problem, uid);
+        }
+        // Those that are over tell nothing.
+        self.problems_stale = true;
+    }
+
+    /// Shows what is wrong now; what was not before is an Event on its Service.
+    fn show_findings(&self) {
+        let (state, before) = {
+            let snapshot = self.publish.borrow();
+            (Arc::clone(&snapshot.state), Arc::clone(&snapshot.problems))
+        };
+        let findings = self.cluster.findings(&state);
+        self.metrics.set_problems(findings.len());
+        self.metrics.set_state(&state);
+        let known: HashSet<&str> = before.iter().map(String::as_str).collect();
+        for Finding { service, text } in &findings {
+            if let Some(service) = service.as_ref().filter(|_| !known.contains(text.as_str())) {
+                self.events.service_finding(service, text, self.cluster.uid(service));
             }
         }
+        let problems: Vec<String> = findings.into_iter().map(|finding| finding.text).collect();
+        self.publish.send_if_modified(|snapshot| {
+            let news = *snapshot.problems != problems;
+            if news {
+                snapshot.problems = Arc::new(problems);
+            }
+            news
+        });
     }
 
     fn look_at_links(&mut self, after: Duration) {
@@ -303,11 +325,7 @@ impl Control {
 
     fn maintain(&mut self) {
         if std::mem::take(&mut self.problems_stale) {
-            let state = Arc::clone(&self.publish.borrow().state);
-            let problems = self.cluster.problems(&state);
-            self.metrics.set_problems(problems.len());
-            self.metrics.set_state(&state);
-            self.publish.send_modify(|snapshot| snapshot.problems = Arc::new(problems));
+            self.show_findings();
         }
         if self.maintaining || self.open_for.is_none() {
             return;

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use sluice_services::Problem;
 use tokio::sync::mpsc;
 
 use crate::http::service_health::Refused;
+use crate::watch::object::Key;
 
 /// Notes that may wait for the recorder.
 const QUEUE: usize = 256;
@@ -41,6 +41,13 @@ pub struct About {
     pub name: String,
     /// `metadata.uid`, by which `kubectl describe` finds the Event; "" when not known.
     pub uid: String,
+}
+
+impl About {
+    fn service(key: &Key, uid: String) -> Self {
+        let Key { namespace, name } = key.clone();
+        Self { kind: "Service", namespace, name, uid }
+    }
 }
 
 /// Something to tell.
@@ -126,7 +133,7 @@ impl Events {
     pub fn health_port_refused(&self, refused: &Refused, uid: String) {
         let Refused { key, port, reason } = refused;
         self.tell(Note {
-            about: service(&key.namespace, &key.name, uid),
+            about: About::service(&refused.service(), uid),
             severity: Severity::Warning,
             reason: "FailedToStartServiceHealthcheck",
             action: "Listen",
@@ -138,14 +145,14 @@ impl Events {
         });
     }
 
-    /// A Service cannot be served as it is written. Every node sees the same.
-    pub fn service_problem(&self, problem: &Problem, uid: String) {
+    /// A Service is not served as it is written. Every node sees the same.
+    pub fn service_finding(&self, service: &Key, text: &str, uid: String) {
         self.tell(Note {
-            about: service(&problem.object.namespace, &problem.object.name, uid),
+            about: About::service(service, uid),
             severity: Severity::Warning,
             reason: "NotServedAsWritten",
             action: "Configure",
-            text: format!("{}: {}", problem.field, problem.reason),
+            text: text.to_owned(),
             origin: String::new(),
         });
     }
@@ -156,8 +163,4 @@ impl Events {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-fn service(namespace: &str, name: &str, uid: String) -> About {
-    About { kind: "Service", namespace: namespace.to_owned(), name: name.to_owned(), uid }
 }

@@ -111,11 +111,11 @@ impl Recorder {
         let series = json!({"series": {"count": times.max(2), "lastObservedTime": last}});
         match self.insist(Method::PATCH, &path(note, Some(name)), &series).await {
             Outcome::Done => true,
-            Outcome::Missing => {
-                let event = event(note, name, &self.node, SystemTime::now());
-                matches!(self.insist(Method::POST, &path(note, None), &event).await, Outcome::Done)
+            // It has expired: the next note makes a new one.
+            _ => {
+                self.ledger.forget(name);
+                false
             }
-            _ => false,
         }
     }
 

@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::nodeports::{NodePortAddresses, Opening};
 use crate::snapshot::Snapshot;
+use crate::watch::object::Key;
 
 /// A port that is taken is tried again after this time (R27: after seconds).
 const AGAIN: Duration = Duration::from_secs(5);
@@ -44,6 +45,14 @@ pub struct Refused {
     pub port: u16,
     /// What the system said.
     pub reason: String,
+}
+
+impl Refused {
+    /// The Service.
+    #[must_use]
+    pub fn service(&self) -> Key {
+        Key { namespace: self.key.namespace.clone(), name: self.key.name.clone() }
+    }
 }
 
 /// All servers.

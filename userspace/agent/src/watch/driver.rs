@@ -186,7 +186,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
     /// Decides on a request that was refused or got no answer.
     async fn fail(&mut self, failure: Failure) -> Result<Reaction, Closed> {
         let missing = matches!(&failure.event, Event::Refused(refusal) if refusal.code == 404);
-        if !self.watch.optional || !missing {
+        // What there was a moment ago does not become unknown: that is some proxy's 404.
+        if !self.watch.optional || !missing || !self.known.is_empty() {
             return Ok(self.decide(failure.event, &failure.detail));
         }
         if !self.absent {
@@ -194,9 +195,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
         }
         self.absent = true;
         self.cursor = Cursor::default();
-        let changes = self.known.replace(Collected::default());
         self.report.lists.fetch_add(1, Ordering::Relaxed);
-        self.send(changes, true).await?;
+        self.send(Changes { gone: Vec::new(), objects: Vec::new() }, true).await?;
         Ok(Reaction { pause: ABSENT_AGAIN, ..Reaction::default() })
     }
 

@@ -150,6 +150,15 @@ async fn r27_a_taken_port_is_an_event_on_its_service_and_tried_again() {
     assert_eq!(event["involvedObject"]["uid"], web["metadata"]["uid"], "kubectl finds it by this");
     assert_eq!(event["reportingComponent"], json!("sluice"));
     assert!(event["message"].as_str().is_some_and(|text| text.contains(&taken.to_string())));
+    // The next agent meets the same and finds the Event that is there.
+    rig.stop().await;
+    rig.start();
+    rig.eventually("it is counted", |rig| {
+        let name = event["metadata"]["name"].as_str()?;
+        let counted = rig.store().get("events", "default", name)?;
+        (counted["series"]["count"] == 2).then_some(())
+    })
+    .await;
     drop(squatter);
     answers(&rig, V4, taken, 200).await;
     assert_eq!(refusals(&rig), 1, "one Event, however often it was tried");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::rig::{NODE, Rig, node, put};
+use crate::rig::{NODE, Rig, node, put, service};
 
 /// Runs the real binary.
 async fn sluice(rig: &Rig, arguments: &[&str]) -> Output {
@@ -131,6 +131,34 @@ async fn a_fault_in_looking_after_flows_shows_until_it_is_over() {
     assert_eq!(upkeep(&rig).await, json!("maintain: told to fail"));
     rig.eventually("it works", |rig| (rig.recorder.record().maintained > 3).then_some(())).await;
     assert_eq!(upkeep(&rig).await, Value::Null);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_problem_that_changes_nothing_else_is_shown_while_it_lasts() {
+    let mut rig = Rig::started().await;
+    let problems = async |rig: &Rig| -> Vec<String> {
+        let status = sluice(rig, &["status", "--json"]).await;
+        let view: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+        serde_json::from_value(view["problems"].clone()).expect("texts")
+    };
+    let next_look = async |rig: &Rig| {
+        let looks = rig.recorder.record().maintained;
+        rig.eventually("it is looked after", |rig| {
+            (rig.recorder.record().maintained > looks + 1).then_some(())
+        })
+        .await;
+    };
+    let mut odd = service("web");
+    odd["metadata"]["annotations"] = json!({"sluice.io/service.scheduler": "fastest"});
+    put(rig.store(), odd);
+    next_look(&rig).await;
+    let found = problems(&rig).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("default/web") && found[0].contains("fastest"), "{found:?}");
+    put(rig.store(), service("web"));
+    next_look(&rig).await;
+    assert_eq!(problems(&rig).await, Vec::<String>::new());
     rig.stop().await;
 }
 
