@@ -47,11 +47,16 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent; it may not be ready yet.
+    /// Starts an agent, with `flags` besides its configuration; it may not be ready yet.
     ///
     /// # Errors
     /// When the process can't be started.
-    pub fn start(config: &AgentConfig, netns: &Netns, keeper: &Keeper) -> Result<Self> {
+    pub fn start(
+        config: &AgentConfig,
+        flags: &[&str],
+        netns: &Netns,
+        keeper: &Keeper,
+    ) -> Result<Self> {
         ensure!(
             config.sluice.exists(),
             "no agent at {}: cargo xtask build",
@@ -75,6 +80,7 @@ impl Agent {
         for cidr in &config.cluster_cidrs {
             args.extend(["--cluster-cidr".to_owned(), cidr.clone()]);
         }
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let process = keeper.spawn(netns, &Spec::new(&config.sluice).args(args).log(&log))?;
         Ok(Self { process, netns: netns.clone(), log })
     }

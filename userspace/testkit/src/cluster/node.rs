@@ -94,11 +94,19 @@ impl Node {
     /// # Errors
     /// In a cluster without agents, or when it can't be started.
     pub fn start_agent(&self) -> Result<()> {
+        self.start_agent_with(&[])
+    }
+
+    /// Starts the agent with more flags than usual; it must not be running.
+    ///
+    /// # Errors
+    /// As [`Node::start_agent`].
+    pub fn start_agent_with(&self, flags: &[&str]) -> Result<()> {
         let config =
             self.config.as_ref().context("the cluster was started without an agent's binary")?;
         let mut agent = self.agent();
         ensure!(agent.is_none(), "the agent of {} runs already", self.name());
-        *agent = Some(Agent::start(config, &self.netns, &self.keeper)?);
+        *agent = Some(Agent::start(config, flags, &self.netns, &self.keeper)?);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 mod addresses;
 mod affinity;
 mod established;
+mod flags;
 mod fragments;
 mod matrix;
 mod ranges;
