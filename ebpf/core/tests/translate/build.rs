@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_abi::{Addr4, Addr6, Backend, BackendState, Deliver, Mac, Reason, Service, ServiceKey};
+use sluice_abi::{
+    Addr4, Addr6, Backend, BackendState, Deliver, Mac, Reason, Service, ServiceKey, Table,
+};
 use sluice_core::host::{Host, HostPacket};
 use sluice_core::{Action, Hook, NextHop, process};
 
@@ -56,7 +58,8 @@ pub(crate) fn words(address: IpAddr) -> [u32; 4] {
     }
 }
 
-/// A node with one pod as client, one as backend of `vip:80` and `other_vip:80`, port 8080.
+/// A node with one pod as client, one as backend of `vip:80` and `other_vip:80`, port 8080. Both are
+/// ClusterIPs of one service, whose port of a protocol has the protocol's number as its id.
 pub(crate) fn host(net: Net) -> Host {
     let mut host = Host::default();
     for protocol in [6, 17] {
@@ -71,11 +74,14 @@ pub(crate) fn host(net: Net) -> Host {
             deliver: Deliver::Peer as u8,
             ip_version: if net.vip.is_ipv4() { 4 } else { 6 },
             pad: 0,
+            service: protocol.into(),
         });
         let id = u32::try_from(host.node.backends.len() - 1).unwrap();
         host.node.slots.push(id);
         for vip in [net.vip, net.other_vip] {
-            frontend(&mut host, vip, protocol, Service { offset: id, len: 1, flags: 0 });
+            let cluster = Table { offset: id, len: 1 };
+            let service = Service { cluster, id: protocol.into(), ..Service::default() };
+            frontend(&mut host, vip, protocol, service);
         }
     }
     let config = &mut host.node.config;

@@ -1,24 +1,20 @@
 //! What is dropped, and what passes as it came.
 
-use sluice_abi::{BackendState, Reason, Service, service_flags};
+use sluice_abi::{BackendState, Reason, Service, Table};
 use sluice_core::host::HostPacket;
 use sluice_core::wire::SYN;
 use sluice_core::{Action, Hook, process};
 
 use crate::build::{CLIENT_IF, count, frontend, host, nets, packet, run};
 
-/// A frontend without endpoints, a slot that leads nowhere: counted drops, nothing remembered.
+/// A frontend whose policy allows none of its endpoints, a slot that leads nowhere: counted drops, nothing remembered.
 #[test]
 fn what_cannot_be_served_is_dropped_and_counted() {
     for net in nets() {
         let mut host = host(net);
-        frontend(
-            &mut host,
-            net.vip,
-            6,
-            Service { offset: 0, len: 0, flags: service_flags::REJECT },
-        );
-        frontend(&mut host, net.other_vip, 6, Service { offset: 900, len: 1, flags: 0 });
+        frontend(&mut host, net.vip, 6, Service::default());
+        let cluster = Table { offset: 900, len: 1 };
+        frontend(&mut host, net.other_vip, 6, Service { cluster, ..Service::default() });
         for vip in [net.vip, net.other_vip] {
             let out = run(
                 &mut host,
