@@ -126,6 +126,9 @@ pub struct AgentArgs {
     /// Address of kube-proxy's health endpoint
     #[arg(long, default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: SocketAddr,
+    /// Address of kube-proxy's /metrics and /proxyMode
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: SocketAddr,
     /// Ranges of ClusterIPs, repeatable [default: the ServiceCIDR objects, live; 10.96.0.0/12 where
     /// the API server has none]; ClusterIPs outside are reported
     #[arg(long, value_delimiter = ',')]
@@ -277,6 +280,7 @@ mod tests {
         assert_eq!(args.cluster_cidr.len(), 2);
         assert_eq!(args.min_sync_period, Duration::from_millis(1500));
         assert_eq!(args.healthz_bind_address.port(), 10256);
+        assert_eq!(args.metrics_bind_address.port(), 10249);
         let range = Word::Range("192.0.2.0/24".parse().expect("a range"));
         assert_eq!(args.nodeport_addresses, [Word::Primary, range, Word::Localhost]);
         assert_eq!(args.service_node_port_range, Some(30000..=30100));

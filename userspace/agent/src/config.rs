@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::cli::AgentArgs;
 use crate::nodeports::NodePortAddresses;
-use crate::watch::{ApiAccess, Timing};
+use crate::watch::{ApiAccess, Requests, Timing};
 
 /// Everything the agent runs by.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Config {
     pub http_addr: SocketAddr,
     /// Address of kube-proxy's health endpoint.
     pub healthz_addr: SocketAddr,
+    /// Address of kube-proxy's metrics.
+    pub metrics_addr: SocketAddr,
     /// Ranges that ClusterIPs come from; empty: as the ServiceCIDR objects say (R41).
     pub service_ranges: Vec<IpNet>,
     /// Where node ports and health check ports are open (R20, R24).
@@ -66,10 +68,12 @@ impl Config {
             api: ApiAccess {
                 kubeconfig: args.kubeconfig.clone(),
                 master: args.master.clone().filter(|url| !url.is_empty()),
+                requests: Requests::default(),
             },
             state_dir: args.state_dir.clone(),
             http_addr: args.http_addr,
             healthz_addr: args.healthz_bind_address,
+            metrics_addr: args.metrics_bind_address,
             service_ranges: args.service_cluster_ip_range.clone(),
             nodeports: NodePortAddresses::new(args.nodeport_addresses.clone()),
             node_port_range: args.service_node_port_range.clone(),

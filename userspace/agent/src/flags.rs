@@ -63,7 +63,6 @@ const FLAGS: &[(&str, Advice)] = &[
     ("iptables-min-sync-period", Instead("--min-sync-period")),
     ("ipvs-min-sync-period", Instead("--min-sync-period")),
     ("ipvs-scheduler", Instead("the annotation sluice.io/service.scheduler of a Service")),
-    ("metrics-bind-address", Instead("--http-addr")),
     ("healthz-port", Instead("--healthz-bind-address")),
     ("detect-local-mode", Instead("--cluster-cidr or --bridge")),
     ("cleanup", Instead("the command `sluice cleanup`")),

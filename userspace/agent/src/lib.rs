@@ -124,7 +124,12 @@ pub async fn run(
     tasks.spawn(Recorder::new(api, node, notes, Arc::clone(&event_counts), pace).run());
     events.starting(SystemTime::now());
 
-    let metrics = Arc::new(Metrics::new(config.ipv6, watches.clone(), event_counts));
+    let metrics = Arc::new(Metrics::new(
+        config.ipv6,
+        watches.clone(),
+        event_counts,
+        config.api.requests.clone(),
+    ));
     let first = Snapshot {
         health: health::Health { ipv6: config.ipv6, ..health::Health::default() },
         ..Snapshot::default()
@@ -140,6 +145,8 @@ pub async fn run(
     tasks.spawn(http::serve("http", config.http_addr, http::own::router(shown.clone())));
     let kube_proxy = http::kube_proxy::router(shown.clone());
     tasks.spawn(http::serve("kube-proxy health", config.healthz_addr, kube_proxy));
+    let kube_proxy = http::kube_proxy::metrics_router(shown.clone());
+    tasks.spawn(http::serve("kube-proxy metrics", config.metrics_addr, kube_proxy));
     let balancers =
         ServiceHealth::new(shown.snapshot.clone(), config.nodeports.clone(), tell_refused);
     tasks.spawn(balancers.run());

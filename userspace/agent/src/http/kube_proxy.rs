@@ -1,5 +1,5 @@
-//! kube-proxy's health endpoint at `--healthz-bind-address`, for load balancers and tests that
-//! know kube-proxy (R28 to R30).
+//! kube-proxy's health endpoint at `--healthz-bind-address` (R28 to R30) and its metrics at
+//! `--metrics-bind-address` (R51), for load balancers, scrapers and tests that know kube-proxy.
 
 use std::time::{Instant, SystemTime};
 
@@ -7,14 +7,26 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use serde_json::Value;
 
-use super::Shown;
+use super::{Shown, own};
 
-/// The routes.
+/// The one mode there is.
+const PROXY_MODE: &str = "ebpf";
+
+/// The routes of the health address.
 pub fn router(shown: Shown) -> Router {
     Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state(shown)
+}
+
+/// The routes of the metrics address.
+pub fn metrics_router(shown: Shown) -> Router {
+    Router::new()
+        .route("/healthz", any(|| async { "ok" }))
+        .route("/proxyMode", any(|| async { PROXY_MODE }))
+        .route("/metrics", get(own::metrics))
+        .with_state(shown)
 }
 
 async fn healthz(State(shown): State<Shown>) -> Response {

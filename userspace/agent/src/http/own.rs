@@ -38,7 +38,7 @@ async fn readyz(State(shown): State<Shown>) -> Response {
     }
 }
 
-async fn metrics(State(shown): State<Shown>) -> Response {
+pub(super) async fn metrics(State(shown): State<Shown>) -> Response {
     // Before the data plane is open there is nothing to count.
     let counters = shown.plane.counters().await.unwrap_or_default();
     let plane = shown.plane.status().await.ok();

@@ -20,7 +20,7 @@ use sluice_services::State;
 use crate::cluster::Trigger;
 use crate::events::EventCounts;
 use crate::plane::{PlaneStatus, ReasonCount, SyncReport};
-use crate::watch::WatcherReport;
+use crate::watch::{Requests, WatcherReport};
 use kube_proxy::{KubeProxy, sync_buckets};
 use outside::Outside;
 
@@ -58,8 +58,11 @@ impl Metrics {
         ipv6: bool,
         watches: Vec<(&'static str, Arc<WatcherReport>)>,
         events: Arc<EventCounts>,
+        requests: Requests,
     ) -> Self {
         let mut registry = Registry::default();
+        let help = "Requests to the API server by code, method and host";
+        registry.register("rest_client_requests", help, requests);
         let kube_proxy = KubeProxy::new(ipv6, &mut registry);
         let mut metrics = Self {
             registry,
@@ -206,7 +209,7 @@ mod tests {
         report.restarts.store(3, Ordering::Relaxed);
         let events = Arc::new(EventCounts::default());
         events.lost.store(4, Ordering::Relaxed);
-        let metrics = Metrics::new(true, vec![("services", report)], events);
+        let metrics = Metrics::new(true, vec![("services", report)], events, Requests::default());
         let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         metrics.changed(Change::Endpoints, 2, clock);
         metrics.sync_failed();
@@ -274,7 +277,7 @@ mod tests {
                 "ports": [{"name": "", "port": 8080}]});
             index.apply_slice(&serde_json::from_value(slice).expect("a slice"));
         }
-        let metrics = Metrics::new(false, vec![], Arc::default());
+        let metrics = Metrics::new(false, vec![], Arc::default(), Requests::default());
         metrics.set_state(&index.state());
         let text = metrics.render(vec![], None).expect("renders");
         let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";

@@ -9,6 +9,8 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+
+use super::counted::{Count, Requests};
 use tower::{BoxError, ServiceBuilder};
 
 /// How long a connection may be idle before TCP asks whether the peer still lives.
@@ -24,12 +26,14 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the API server is and who we are there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ApiAccess {
     /// A kubeconfig file; without one the service account of the pod is used.
     pub kubeconfig: Option<PathBuf>,
     /// URL that replaces the server of the kubeconfig or of the pod's environment.
     pub master: Option<String>,
+    /// Counts the requests of all clients made here.
+    pub requests: Requests,
 }
 
 /// Why no client could be built.
@@ -70,7 +74,7 @@ impl ApiAccess {
         if let Some(master) = &self.master {
             config.cluster_url = parse_url(master)?;
         }
-        build(config).map_err(|error| ClientError::Client(Box::new(error)))
+        build(config, &self.requests).map_err(|error| ClientError::Client(Box::new(error)))
     }
 
     async fn read(&self) -> Result<Config, ClientError> {
@@ -101,9 +105,12 @@ fn parse_url(text: &str) -> Result<axum::http::Uri, ClientError> {
     }
 }
 
-fn build(config: Config) -> kube::Result<Client> {
+fn build(config: Config, requests: &Requests) -> kube::Result<Client> {
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let count = Count { requests: requests.clone(), host };
     if config.proxy_url.is_some() {
-        return Client::try_from(config);
+        let client = kube::client::ClientBuilder::try_from(config)?;
+        return Ok(client.with_layer(&count).build());
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -116,6 +123,7 @@ fn build(config: Config) -> kube::Result<Client> {
     let https = config.rustls_https_connector_with_connector(tcp)?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
     let service = ServiceBuilder::new()
+        .layer(count)
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
@@ -130,14 +138,15 @@ mod tests {
 
     #[tokio::test]
     async fn master_must_be_a_url() {
-        let access = ApiAccess { kubeconfig: None, master: Some("10.0.0.1:6443".to_owned()) };
+        let access = ApiAccess { master: Some("10.0.0.1:6443".to_owned()), ..ApiAccess::default() };
         let error = access.connect().await.err().expect("refused").to_string();
         assert!(error.contains("--master 10.0.0.1:6443"), "{error}");
     }
 
     #[tokio::test]
     async fn missing_kubeconfig_names_the_file() {
-        let access = ApiAccess { kubeconfig: Some("/nonexistent/config".into()), master: None };
+        let access =
+            ApiAccess { kubeconfig: Some("/nonexistent/config".into()), ..ApiAccess::default() };
         let error = access.connect().await.err().expect("refused").to_string();
         assert!(error.contains("/nonexistent/config"), "{error}");
     }

@@ -9,6 +9,7 @@
 
 mod ask;
 pub mod client;
+mod counted;
 pub mod cursor;
 pub mod driver;
 pub mod known;
@@ -17,5 +18,6 @@ pub mod object;
 
 pub use ask::Watch;
 pub use client::{ApiAccess, ClientError};
+pub use counted::Requests;
 pub use cursor::Timing;
 pub use driver::{Update, Watcher, WatcherReport};

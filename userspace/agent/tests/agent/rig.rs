@@ -62,10 +62,11 @@ impl Rig {
         std::fs::write(&kubeconfig, server.kubeconfig()).expect("a kubeconfig");
         let config = Config {
             node_name: NODE.to_owned(),
-            api: ApiAccess { kubeconfig: Some(kubeconfig), master: None },
+            api: ApiAccess { kubeconfig: Some(kubeconfig), ..ApiAccess::default() },
             state_dir: folder.path().join("state"),
             http_addr: free_port(),
             healthz_addr: free_port(),
+            metrics_addr: free_port(),
             service_ranges: vec![],
             nodeports: NodePortAddresses::default(),
             node_port_range: None,

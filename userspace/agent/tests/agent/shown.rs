@@ -84,6 +84,24 @@ async fn own_endpoints_and_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r51_kube_proxys_metrics_address() {
+    let mut rig = Rig::started().await;
+    let address = rig.config.metrics_addr;
+    for (path, expected) in [("/healthz", "ok"), ("/proxyMode", "ebpf")] {
+        let (code, _, body) = rig.get(address, path).await;
+        assert_eq!((code, body.as_str()), (200, expected), "{path}");
+    }
+    let (code, _, metrics) = rig.get(address, "/metrics").await;
+    assert_eq!(code, 200);
+    let host = rig.server().address();
+    let get = format!("rest_client_requests_total{{code=\"200\",host=\"{host}\",method=\"GET\"}}");
+    assert!(metrics.contains(&get), "{metrics}");
+    let name = "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 1";
+    assert!(metrics.lines().any(|found| found == name), "{metrics}");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_show_what_the_agent_knows() {
     let mut rig = Rig::started().await;
     let status = sluice(&rig, &["status", "--json"]).await;
