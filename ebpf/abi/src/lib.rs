@@ -9,6 +9,7 @@ mod flow;
 mod node;
 mod reason;
 mod service;
+mod socket;
 
 pub use flow::{Deliver, Flow, FlowKey, Mac, flags, tcp};
 pub use node::{Backend, BackendState, Config, SERVICE_RANGES};
@@ -16,6 +17,8 @@ pub use reason::Reason;
 pub use service::{
     Affinity, AffinityKey, Range, RangeKey, Service, ServiceKey, Table, service_flags,
 };
+
+pub use socket::{Namespace, Peer, SocketKey};
 
 /// Version of the layout of all maps together; part of the path of the pins.
 pub const LAYOUT: u32 = 2;
@@ -28,6 +31,8 @@ pub const MAX_BACKENDS: usize = 262_144;
 pub const MAX_SLOTS: usize = 2_097_152;
 /// Clients that session affinity remembers, per family; the longest unused are forgotten first.
 pub const MAX_AFFINITIES: usize = 65_536;
+/// Sockets whose peers were translated, per family; the longest unused are forgotten first.
+pub const MAX_SOCKETS: usize = 65_536;
 /// Source ranges of all service ports together, per family.
 pub const MAX_RANGES: usize = 65_536;
 /// Refusals a processor sends in a second; beyond it there is silence.
@@ -128,6 +133,11 @@ const _: () = {
     assert!(size_of::<AffinityKey<Addr6>>() == 20);
     assert!(size_of::<RangeKey<Addr4>>() == 12);
     assert!(size_of::<RangeKey<Addr6>>() == 24);
+    assert!(size_of::<SocketKey<Addr4>>() == 16);
+    assert!(size_of::<SocketKey<Addr6>>() == 28);
+    assert!(size_of::<Peer<Addr4>>() == 16);
+    assert!(size_of::<Peer<Addr6>>() == 28);
+    assert!(size_of::<Namespace>() == 16);
     assert!(size_of::<Backend>() == 44);
     assert!(size_of::<Config>() == 248);
 };

@@ -103,4 +103,6 @@ pub mod service_flags {
     pub const LOCAL: u32 = 8;
     /// Only clients within the source ranges may connect.
     pub const RANGES: u32 = 16;
+    /// A node port: an address of the node itself.
+    pub const NODE_PORT: u32 = 32;
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::vec::Vec;
 
 use sluice_abi::{
-    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Flow, FlowKey, MAX_REFUSALS, Range,
-    RangeKey, Reason, Service, ServiceKey,
+    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Flow, FlowKey, MAX_REFUSALS, Peer, Range,
+    RangeKey, Reason, Service, ServiceKey, SocketKey,
 };
 
 use crate::checksum::apply;
@@ -129,6 +129,10 @@ pub struct HostNode {
     pub affinities4: RefCell<HashMap<AffinityKey<Addr4>, Affinity>>,
     /// Affinities of IPv6 clients.
     pub affinities6: RefCell<HashMap<AffinityKey<Addr6>, Affinity>>,
+    /// Peers of IPv4 sockets.
+    pub sockets4: RefCell<HashMap<SocketKey<Addr4>, Peer<Addr4>>>,
+    /// Peers of IPv6 sockets.
+    pub sockets6: RefCell<HashMap<SocketKey<Addr6>, Peer<Addr6>>>,
     /// IPv4 source ranges.
     pub ranges4: Vec<RangeKey<Addr4>>,
     /// IPv6 source ranges.
@@ -158,6 +162,8 @@ impl Default for HostNode {
             services6: HashMap::new(),
             affinities4: RefCell::default(),
             affinities6: RefCell::default(),
+            sockets4: RefCell::default(),
+            sockets6: RefCell::default(),
             ranges4: Vec::new(),
             ranges6: Vec::new(),
             refusals: RefCell::default(),
@@ -205,7 +211,10 @@ impl NodeTables for HostNode {
 }
 
 macro_rules! lookup {
-    ($family:ty, $addr:ty, $services:ident, $affinities:ident, $ranges:ident, $octets:expr) => {
+    (
+        $family:ty, $addr:ty, $services:ident, $affinities:ident, $sockets:ident, $ranges:ident,
+        $octets:expr
+    ) => {
         impl Lookup<$family> for HostNode {
             fn service(&self, key: &ServiceKey<$addr>) -> Option<&Service> {
                 self.$services.get(key)
@@ -215,6 +224,13 @@ macro_rules! lookup {
             }
             fn bind(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
                 self.$affinities.borrow_mut().insert(*key, *affinity);
+            }
+            fn peer(&self, key: &SocketKey<$addr>) -> Option<Peer<$addr>> {
+                self.$sockets.borrow().get(key).copied()
+            }
+            fn remember_peer(&self, key: &SocketKey<$addr>, peer: &Peer<$addr>) -> bool {
+                self.$sockets.borrow_mut().insert(*key, *peer);
+                true
             }
             fn allows(&self, client: &Range<$addr>) -> bool {
                 self.$ranges.iter().any(|RangeKey { prefix_len, range }| {
@@ -229,8 +245,8 @@ macro_rules! lookup {
         }
     };
 }
-lookup!(V4, Addr4, services4, affinities4, ranges4, Addr4::octets);
-lookup!(V6, Addr6, services6, affinities6, ranges6, Addr6::octets);
+lookup!(V4, Addr4, services4, affinities4, sockets4, ranges4, Addr4::octets);
+lookup!(V6, Addr6, services6, affinities6, sockets6, ranges6, Addr6::octets);
 
 fn same_prefix(a: &[u8], b: &[u8], bits: u32) -> bool {
     a.iter().zip(b).zip((0..).step_by(8)).all(|((a, b), at)| {

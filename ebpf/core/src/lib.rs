@@ -16,6 +16,7 @@ mod open;
 mod packet;
 mod process;
 mod refuse;
+pub mod socket;
 mod tables;
 mod translate;
 pub mod wire;

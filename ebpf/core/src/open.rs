@@ -83,7 +83,7 @@ fn service<F: Family, T: Tables<F>>(
         let refused = service.flags & service_flags::REJECT != 0;
         return Some(if refused { Reason::Refused } else { Reason::NoEndpoints });
     }
-    let id = choose::<F, T>(node, key, service, table, arrival.now);
+    let id = choose::<F, T::Node>(node, key, service, table, arrival.now);
     let Some(backend) = node.backend(id) else { return Some(Reason::StaleSlot) };
     if backend.state == BackendState::Free as u8 {
         return Some(Reason::StaleSlot);
@@ -117,8 +117,8 @@ fn service<F: Family, T: Tables<F>>(
 /// The backend of a new flow, an id that no backend has if there is none: the client's last one
 /// where affinity holds (R22, R23), else one drawn from the table.
 #[inline(never)]
-fn choose<F: Family, T: Tables<F>>(
-    node: &T::Node,
+pub(crate) fn choose<F: Family, N: NodeTables + Lookup<F>>(
+    node: &N,
     key: &FlowKey<F::Addr>,
     service: &Service,
     table: Table,

@@ -1,7 +1,8 @@
 //! What the logic asks of the tables.
 
 use sluice_abi::{
-    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, Range, Reason, Service, ServiceKey,
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, Peer, Range, Reason, Service,
+    ServiceKey, SocketKey,
 };
 
 use crate::Family;
@@ -38,6 +39,10 @@ pub trait Lookup<F: Family> {
     fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<Affinity>;
     /// Notes where a client is sent; one that can't be noted is drawn for anew.
     fn bind(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
+    /// What a socket's peer was translated from or to.
+    fn peer(&self, key: &SocketKey<F::Addr>) -> Option<Peer<F::Addr>>;
+    /// Notes a socket's peer; false if the table took none.
+    fn remember_peer(&self, key: &SocketKey<F::Addr>, peer: &Peer<F::Addr>) -> bool;
     /// Whether a service's source ranges hold an address.
     fn allows(&self, client: &Range<F::Addr>) -> bool;
 }

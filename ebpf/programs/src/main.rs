@@ -6,6 +6,8 @@
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod socket;
 
 #[cfg(target_arch = "bpf")]
 mod entries {

@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
     Addr4, Addr6, Affinity, AffinityKey, Backend, Config, DEFAULT_FLOWS, Flow, FlowKey,
-    MAX_AFFINITIES, MAX_BACKENDS, MAX_RANGES, MAX_REFUSALS, MAX_SERVICES, MAX_SLOTS, Range, Reason,
-    Service, ServiceKey,
+    MAX_AFFINITIES, MAX_BACKENDS, MAX_RANGES, MAX_REFUSALS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS,
+    Namespace, Peer, Range, Reason, Service, ServiceKey, SocketKey,
 };
 use sluice_core::{FlowTable, Inserted, Lookup, NodeTables, Tables, V4, V6};
 
@@ -33,6 +33,13 @@ static FLOWS6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>, DEFAULT_FLOWS> = LruHashM
 static AFFINITIES4: LruHashMap<AffinityKey<Addr4>, Affinity, MAX_AFFINITIES> = LruHashMap::new();
 #[btf_map]
 static AFFINITIES6: LruHashMap<AffinityKey<Addr6>, Affinity, MAX_AFFINITIES> = LruHashMap::new();
+#[btf_map]
+static SOCKETS4: LruHashMap<SocketKey<Addr4>, Peer<Addr4>, MAX_SOCKETS> = LruHashMap::new();
+#[btf_map]
+static SOCKETS6: LruHashMap<SocketKey<Addr6>, Peer<Addr6>, MAX_SOCKETS> = LruHashMap::new();
+/// The node's network namespace.
+#[btf_map]
+static NAMESPACE: Array<Namespace, 1> = Array::new();
 #[btf_map]
 static RANGES4: LpmTrie<Range<Addr4>, u32, MAX_RANGES> = LpmTrie::new();
 #[btf_map]
@@ -72,8 +79,14 @@ pub(crate) struct Flows;
 /// Everything else.
 pub(crate) struct Node;
 
+/// What is known of the node's network namespace.
+#[inline(always)]
+pub(crate) fn namespace() -> Option<*mut Namespace> {
+    NAMESPACE.get_ptr_mut(0)
+}
+
 macro_rules! family {
-    ($family:ty, $addr:ty, $flows:ident, $services:ident, $affinities:ident, $ranges:ident) => {
+    ($family:ty, $addr:ty, $flows:ident, $services:ident, $affinities:ident, $sockets:ident, $ranges:ident) => {
         impl Tables<$family> for Kernel {
             type Flows = Flows;
             type Node = Node;
@@ -132,6 +145,17 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn peer(&self, key: &SocketKey<$addr>) -> Option<Peer<$addr>> {
+                // SAFETY: written whole by programs, and read whole.
+                unsafe { $sockets.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn remember_peer(&self, key: &SocketKey<$addr>, peer: &Peer<$addr>) -> bool {
+                $sockets.insert(key, peer, BPF_ANY.into()).is_ok()
+            }
+
+            #[inline(always)]
             fn allows(&self, client: &Range<$addr>) -> bool {
                 const BITS: u32 = size_of::<Range<$addr>>() as u32 * 8;
                 $ranges.get(&Key::new(BITS, *client)).is_some()
@@ -139,8 +163,8 @@ macro_rules! family {
         }
     };
 }
-family!(V4, Addr4, FLOWS4, SERVICES4, AFFINITIES4, RANGES4);
-family!(V6, Addr6, FLOWS6, SERVICES6, AFFINITIES6, RANGES6);
+family!(V4, Addr4, FLOWS4, SERVICES4, AFFINITIES4, SOCKETS4, RANGES4);
+family!(V6, Addr6, FLOWS6, SERVICES6, AFFINITIES6, SOCKETS6, RANGES6);
 
 impl NodeTables for Node {
     #[inline(always)]

@@ -1,9 +1,10 @@
-//! The node, its tables and the packets of these tests, in both families.
+//! The node and its tables in these tests, in both families.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_abi::{
     Addr4, Addr6, Backend, BackendState, Deliver, Mac, Reason, Service, ServiceKey, Table,
+    service_flags,
 };
 use sluice_core::host::{Host, HostPacket};
 use sluice_core::{Action, Hook, NextHop, process};
@@ -12,7 +13,6 @@ pub(crate) const CLIENT_IF: u32 = 7;
 pub(crate) const BACKEND_IF: u32 = 8;
 pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 8];
-const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// The addresses of a test, in one family.
 #[derive(Clone, Copy)]
@@ -104,8 +104,18 @@ pub(crate) fn host(net: Net) -> Host {
     host
 }
 
+/// What `vip:80` leads to.
 pub(crate) fn frontend(host: &mut Host, vip: IpAddr, protocol: u8, service: Service) {
-    let port_be = 80_u16.to_be();
+    insert(host, (vip, 80, protocol), service);
+}
+
+/// Knows an address as one that a service has, whatever its ports.
+pub(crate) fn known(host: &mut Host, vip: IpAddr) {
+    insert(host, (vip, 0, 0), Service::default());
+}
+
+fn insert(host: &mut Host, (vip, port, protocol): (IpAddr, u16, u8), service: Service) {
+    let port_be = port.to_be();
     match vip {
         IpAddr::V4(v4) => {
             let addr = Addr4::from_octets(v4.octets());
@@ -118,81 +128,36 @@ pub(crate) fn frontend(host: &mut Host, vip: IpAddr, protocol: u8, service: Serv
     }
 }
 
-/// A TCP segment with these flags, or a UDP datagram.
-pub(crate) fn packet(from: (IpAddr, u16), to: (IpAddr, u16), flags: Option<u8>) -> Vec<u8> {
-    let mut l4 = Vec::new();
-    l4.extend(from.1.to_be_bytes());
-    l4.extend(to.1.to_be_bytes());
-    let check = match flags {
-        Some(flags) => {
-            l4.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-            16
-        }
-        None => {
-            l4.extend([0, 8 + 5, 0, 0]);
-            6
-        }
-    };
-    l4.extend(b"hello");
-    let protocol = if flags.is_some() { 6 } else { 17 };
-    let mut bytes = Vec::from(GATEWAY_MAC);
-    bytes.extend(CLIENT_MAC);
-    let pseudo: Vec<u8> = match (from.0, to.0) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            bytes.extend([8, 0, 0x45, 0]);
-            let len = u16::try_from(20 + l4.len()).unwrap();
-            bytes.extend(len.to_be_bytes());
-            bytes.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
-            bytes.extend(src.octets());
-            bytes.extend(dst.octets());
-            let sum = checksum(&bytes[14..34]);
-            bytes[24..26].copy_from_slice(&sum.to_be_bytes());
-            [src.octets(), dst.octets()].concat()
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            bytes.extend(u16::try_from(l4.len()).unwrap().to_be_bytes());
-            bytes.extend([protocol, 64]);
-            bytes.extend(src.octets());
-            bytes.extend(dst.octets());
-            [src.octets(), dst.octets()].concat()
-        }
-        _ => panic!("one family"),
-    };
-    let sum = transport_checksum(&pseudo, protocol, &l4);
-    l4[check..check + 2].copy_from_slice(&sum.to_be_bytes());
-    bytes.extend(l4);
-    bytes
+/// One more backend, for both protocols: the pod at another port, told apart by it.
+pub(crate) fn backend(host: &mut Host, port: u16) -> u32 {
+    let port_be = port.to_be();
+    host.node.backends.push(Backend { port_be, ..host.node.backends[0] });
+    u32::try_from(host.node.backends.len() - 1).unwrap()
 }
 
-fn checksum(bytes: &[u8]) -> u16 {
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
-    let mut sum: u32 = bytes.chunks(2).map(word).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(u16::try_from(sum).unwrap())
+/// A balancing table of these backends.
+pub(crate) fn table(host: &mut Host, ids: &[u32]) -> Table {
+    let offset = u32::try_from(host.node.slots.len()).unwrap();
+    host.node.slots.extend(ids);
+    Table { offset, len: u32::try_from(ids.len()).unwrap() }
 }
 
-fn transport_checksum(pseudo: &[u8], protocol: u8, l4: &[u8]) -> u16 {
-    let len = u32::try_from(l4.len()).unwrap();
-    checksum(&[pseudo, &len.to_be_bytes(), &[0, 0, 0, protocol], l4].concat())
-}
+/// Nothing leads anywhere from `vip:80`, and a client is told so.
+pub(crate) const NO_ENDPOINT: Service = Service {
+    cluster: Table { offset: 0, len: 0 },
+    local: Table { offset: 0, len: 0 },
+    flags: service_flags::REJECT,
+    affinity_s: 0,
+    id: 1,
+};
 
-/// Source and destination of a packet whose checksums are right.
-pub(crate) fn ends(bytes: &[u8]) -> ((IpAddr, u16), (IpAddr, u16)) {
-    let (src, dst, pseudo, at): (IpAddr, IpAddr, &[u8], usize) = if bytes[12..14] == [8, 0] {
-        assert_eq!(checksum(&bytes[14..34]), 0, "IPv4 header checksum");
-        let octets = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap();
-        (octets(26).into(), octets(30).into(), &bytes[26..34], 34)
-    } else {
-        let octets = |at: usize| <[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap();
-        (octets(22).into(), octets(38).into(), &bytes[22..54], 54)
-    };
-    let protocol = if bytes[12..14] == [8, 0] { bytes[23] } else { bytes[20] };
-    assert_eq!(transport_checksum(pseudo, protocol, &bytes[at..]), 0, "transport checksum");
-    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-    ((src, port(at)), (dst, port(at + 2)))
+/// ClusterIPs are those of 10.96.0.0/16 and fd00:96::/32.
+pub(crate) fn service_range(host: &mut Host) {
+    let config = &mut host.node.config;
+    let ones = u32::from_ne_bytes([255; 4]);
+    config.services4[0] = [[10, 96, 0, 0], [255, 255, 0, 0]].map(u32::from_ne_bytes);
+    let net = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0);
+    config.services6[0] = [words(net.into()), [ones, 0, 0, 0]];
 }
 
 pub(crate) struct Run {
@@ -201,8 +166,10 @@ pub(crate) struct Run {
     pub(crate) ifindex: u32,
 }
 
+/// A packet at a hook; the routes know a way, and what leaves for the network is the node's own.
 pub(crate) fn run(host: &mut Host, hook: Hook, ifindex: u32, bytes: Vec<u8>) -> Run {
     let mut packet = HostPacket::new(bytes, ifindex);
+    packet.own = hook == Hook::ToNetwork;
     packet.routes = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false });
     let action = process(&mut packet, host, hook);
     Run { ifindex: packet.hop.ifindex, packet, action }

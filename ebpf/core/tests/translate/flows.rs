@@ -4,7 +4,8 @@ use sluice_abi::{Backend, BackendState, Reason, tcp};
 use sluice_core::wire::{ACK, FIN, RST, SYN};
 use sluice_core::{Action, Hook};
 
-use crate::build::{BACKEND_IF, CLIENT_IF, count, ends, host, nets, packet, run};
+use crate::build::{BACKEND_IF, CLIENT_IF, count, host, nets, run};
+use crate::octets::{ends, packet};
 
 /// TCP towards a service without a flow is dropped unless it opens one (R35).
 #[test]

@@ -5,7 +5,8 @@ use sluice_core::host::HostPacket;
 use sluice_core::wire::SYN;
 use sluice_core::{Action, Hook, process};
 
-use crate::build::{CLIENT_IF, count, frontend, host, nets, packet, run};
+use crate::build::{CLIENT_IF, count, frontend, host, nets, run};
+use crate::octets::packet;
 
 /// A frontend whose policy allows none of its endpoints, a slot that leads nowhere: counted drops, nothing remembered.
 #[test]

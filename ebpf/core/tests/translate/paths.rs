@@ -5,9 +5,8 @@ use sluice_core::host::HostPacket;
 use sluice_core::wire::{ACK, RST, SYN};
 use sluice_core::{Action, Hook, NextHop, process};
 
-use crate::build::{
-    BACKEND_IF, BACKEND_MAC, CLIENT_IF, CLIENT_MAC, count, ends, host, nets, packet, run, words,
-};
+use crate::build::{BACKEND_IF, BACKEND_MAC, CLIENT_IF, CLIENT_MAC, count, host, nets, run, words};
+use crate::octets::{ends, packet};
 
 /// Pod to pod through a ClusterIP, both directions, TCP and UDP, IPv4 and IPv6.
 #[test]

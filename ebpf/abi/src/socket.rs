@@ -1,0 +1,46 @@
+//! Sockets that are translated when they connect or send, not packet by packet.
+
+use crate::MapData;
+
+/// A socket and a peer of it: what it asked for, or what it was given instead.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketKey<A> {
+    /// The socket's cookie, low half first.
+    pub cookie: [u32; 2],
+    /// Address of the peer.
+    pub addr: A,
+    /// Port of the peer, network byte order, as a whole word.
+    pub port_be: u32,
+}
+
+/// The other one of the two.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer<A> {
+    /// Address.
+    pub addr: A,
+    /// Port, network byte order, as a whole word.
+    pub port_be: u32,
+    /// Backend id.
+    pub backend: u32,
+    /// The backend's generation when it was chosen.
+    pub generation: u32,
+}
+
+/// The node's network namespace: other sockets are left alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its cookie; 0 until it is known.
+    pub cookie: u64,
+    /// While the cookie is not known: the address of 240.0.0.0/4, network byte order, to which the
+    /// agent connects a UDP socket to tell it. 0 is none.
+    pub token: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+impl<A: Copy + 'static> MapData for SocketKey<A> {}
+impl<A: Copy + 'static> MapData for Peer<A> {}
+impl MapData for Namespace {}

@@ -1,0 +1,112 @@
+//! Balancing at the socket: the node's own processes get their backend when they connect or send, and
+//! never see a translated packet. It also reaches what packets cannot: the node's own addresses.
+//!
+//! What is left alone here (no endpoint, source ranges, strays) goes on as a packet to the programs on
+//! interfaces, which refuse or drop it.
+
+use sluice_abi::{
+    BackendState, Deliver, FlowKey, Peer, Range, ServiceKey, SocketKey, service_flags,
+};
+
+use crate::family::Family;
+use crate::open::choose;
+use crate::tables::{Lookup, NodeTables};
+use crate::wire;
+
+/// The address that a socket is about to use, or has got a datagram from.
+pub trait Socket<F: Family> {
+    /// Transport protocol, an IANA number.
+    fn protocol(&self) -> u8;
+    /// The socket's cookie.
+    fn cookie(&self) -> u64;
+    /// Address and port, network byte order.
+    fn peer(&self) -> (F::Addr, u16);
+    /// Replaces both.
+    fn set_peer(&mut self, addr: F::Addr, port_be: u16);
+}
+
+/// A socket connects, or sends a datagram without being connected.
+#[inline(always)]
+pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &mut S, node: &N) {
+    let protocol = socket.protocol();
+    if protocol != wire::TCP && protocol != wire::UDP {
+        return;
+    }
+    let (addr, port_be) = socket.peer();
+    let frontend = ServiceKey { addr, port_be, protocol, pad: 0 };
+    let Some(service) = node.service(&frontend) else { return };
+    let cookie = socket.cookie();
+    let asked = SocketKey { cookie: halves(cookie), addr, port_be: port_be.into() };
+    // A socket stays with its backend as long as that serves; a connection is one question.
+    if protocol == wire::UDP
+        && let Some(peer) = node.peer(&asked)
+        && node.backend(peer.backend).is_some_and(|backend| {
+            backend.generation == peer.generation && backend.state == BackendState::Serving as u8
+        })
+    {
+        socket.set_peer(peer.addr, peer.port_be as u16);
+        return;
+    }
+    let Some(config) = node.config() else { return };
+    let Some(own) = F::node(config) else { return };
+    if service.flags & service_flags::RANGES != 0
+        && !node.allows(&Range { service: service.id, addr: own })
+    {
+        return;
+    }
+    // The node is not outside: of an external address it gets all endpoints.
+    let inside = service.flags & service_flags::EXTERNAL != 0;
+    let local = service.flags & service_flags::LOCAL != 0;
+    let table = if local && !inside { service.local } else { service.cluster };
+    if table.len == 0 {
+        return;
+    }
+    // Its port is not known yet; that of a consistent choice is any that is spread well.
+    let key = FlowKey {
+        src: own,
+        dst: addr,
+        sport_be: cookie as u16,
+        dport_be: port_be,
+        protocol: protocol.into(),
+    };
+    let id = choose::<F, N>(node, &key, service, table, node.now());
+    let Some(backend) = node.backend(id) else { return };
+    if backend.state == BackendState::Free as u8 {
+        return;
+    }
+    // Packets choose anew as soon as a backend is gone, connected sockets can't: UDP is translated here
+    // only where packets can't be.
+    let node_port = service.flags & service_flags::NODE_PORT != 0;
+    if protocol == wire::UDP && !node_port && backend.deliver != Deliver::Stack as u8 {
+        return;
+    }
+    let addr = F::backend_address(backend);
+    let given = SocketKey { cookie: halves(cookie), addr, port_be: backend.port_be.into() };
+    let from = Peer {
+        addr: asked.addr,
+        port_be: asked.port_be,
+        backend: id,
+        generation: backend.generation,
+    };
+    let to = Peer { addr, port_be: backend.port_be.into(), ..from };
+    if node.remember_peer(&given, &from)
+        && (protocol == wire::TCP || node.remember_peer(&asked, &to))
+    {
+        socket.set_peer(addr, backend.port_be);
+    }
+}
+
+/// A socket has got a datagram, or asks whom it is connected to: the answer is what it asked for.
+#[inline(always)]
+pub fn from_backend<F: Family, S: Socket<F>, N: Lookup<F>>(socket: &mut S, node: &N) {
+    let (addr, port_be) = socket.peer();
+    let key = SocketKey { cookie: halves(socket.cookie()), addr, port_be: port_be.into() };
+    if let Some(peer) = node.peer(&key) {
+        socket.set_peer(peer.addr, peer.port_be as u16);
+    }
+}
+
+#[inline(always)]
+fn halves(cookie: u64) -> [u32; 2] {
+    [cookie as u32, (cookie >> 32) as u32]
+}
