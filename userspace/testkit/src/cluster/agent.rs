@@ -36,6 +36,8 @@ pub struct AgentConfig {
     pub bpf_dir: PathBuf,
     /// The pods' ranges of the whole cluster.
     pub cluster_cidrs: Vec<String>,
+    /// The node's cgroup, where it balances at the socket; `None`: nowhere.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// An agent that runs (or has run). Dropping it kills it.
@@ -71,7 +73,7 @@ impl Agent {
             ("--kubeconfig", path(&config.kubeconfig)),
             ("--state-dir", path(&config.state_dir)),
             ("--bpf-dir", path(&config.bpf_dir)),
-            ("--cgroup", "none".to_owned()),
+            ("--cgroup", config.cgroup.as_deref().map_or_else(|| "none".to_owned(), path)),
             ("--uplink", UPLINK.to_owned()),
             ("--http-addr", format!("0.0.0.0:{HTTP_PORT}")),
         ] {
@@ -81,7 +83,8 @@ impl Agent {
             args.extend(["--cluster-cidr".to_owned(), cidr.clone()]);
         }
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let process = keeper.spawn(netns, &Spec::new(&config.sluice).args(args).log(&log))?;
+        let spec = Spec::new(&config.sluice).args(args).log(&log).cgroup(config.cgroup.as_deref());
+        let process = keeper.spawn(netns, &spec)?;
         Ok(Self { process, netns: netns.clone(), log })
     }
 

@@ -42,6 +42,8 @@ pub(super) struct NodeParts {
     pub(super) wiring: Mutex<()>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) claim: Arc<Claim>,
+    /// The node's cgroup, if it has one of its own.
+    pub(super) cgroup: Option<PathBuf>,
     /// The program that pods run: `sluice-testkit`.
     pub(super) program: PathBuf,
     pub(super) pods: Pods,
@@ -229,7 +231,8 @@ impl Life {
             args.extend([protocol.to_owned(), port.container_port.to_string()]);
         }
         let log = self.parts.claim.dir().join(format!("{}.log", self.id));
-        Spec::new(&self.parts.program).args(args).log(log).pipe_stdout()
+        let spec = Spec::new(&self.parts.program).args(args).log(log).pipe_stdout();
+        spec.cgroup(self.parts.cgroup.as_deref())
     }
 
     fn grace(&self) -> Duration {

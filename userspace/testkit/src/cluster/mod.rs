@@ -15,6 +15,7 @@
 //! ```
 
 pub mod agent;
+mod cgroup;
 pub mod cni;
 mod control;
 mod kubelet;
@@ -74,6 +75,8 @@ pub struct Options {
     pub testkit: Option<PathBuf>,
     /// Where clusters keep their state.
     pub state_root: PathBuf,
+    /// Every node has a cgroup of its own, in which its agent balances at the socket.
+    pub cgroups: bool,
     /// Told about each step while the cluster comes up.
     pub progress: fn(&str),
 }
@@ -85,6 +88,7 @@ impl Default for Options {
             sluice: None,
             testkit: None,
             state_root: STATE_ROOT.into(),
+            cgroups: false,
             progress: |_| {},
         }
     }
@@ -177,6 +181,8 @@ impl Cluster {
         let mut nodes = Vec::new();
         for ((plan, netns), (_, cidrs)) in network.nodes.iter().zip(&ranges) {
             let cni = Cni::new(cidrs, &claim.dir().join(&plan.name))?;
+            let cgroup = options.cgroups.then(|| cgroup::create(&claim.cgroup(&plan.name)));
+            let cgroup = cgroup.transpose()?;
             let parts = NodeParts {
                 plan: plan.clone(),
                 netns: netns.clone(),
@@ -184,6 +190,7 @@ impl Cluster {
                 wiring: std::sync::Mutex::default(),
                 keeper: keeper.clone(),
                 claim: claim.clone(),
+                cgroup: cgroup.clone(),
                 program: program.clone(),
                 pods: pods.clone(),
             };
@@ -192,6 +199,7 @@ impl Cluster {
                 plan.clone(),
                 netns.clone(),
                 cidrs.clone(),
+                cgroup,
                 keeper.clone(),
                 claim.clone(),
             ));

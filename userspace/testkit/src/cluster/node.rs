@@ -1,6 +1,6 @@
 //! Owns a node: its namespace, processes in it, and its agent's coming and going.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ pub struct Node {
     plan: NodePlan,
     netns: Netns,
     pod_cidrs: Vec<IpNet>,
+    cgroup: Option<PathBuf>,
     config: Option<AgentConfig>,
     agent: Mutex<Option<Agent>>,
     keeper: Arc<Keeper>,
@@ -34,10 +35,12 @@ impl Node {
         plan: NodePlan,
         netns: Netns,
         pod_cidrs: Vec<IpNet>,
+        cgroup: Option<PathBuf>,
         keeper: Arc<Keeper>,
         claim: Arc<Claim>,
     ) -> Self {
-        Self { plan, netns, pod_cidrs, config: None, agent: Mutex::new(None), keeper, claim }
+        let agent = Mutex::new(None);
+        Self { plan, netns, pod_cidrs, cgroup, config: None, agent, keeper, claim }
     }
 
     /// Name of the Node object.
@@ -64,12 +67,18 @@ impl Node {
         &self.pod_cidrs
     }
 
-    /// Starts a process in the node's namespace; it ends with the cluster, or when dropped.
+    /// The cgroup of all its processes, in a cluster with cgroups.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_deref()
+    }
+
+    /// Starts a process in the node's namespace and cgroup; it ends with the cluster, or when dropped.
     ///
     /// # Errors
     /// When it can't be started.
     pub fn spawn(&self, spec: &Spec) -> Result<Process> {
-        self.keeper.spawn(&self.netns, spec)
+        self.keeper.spawn(&self.netns, &spec.clone().cgroup(self.cgroup()))
     }
 
     pub(super) fn configure_agent(&mut self, sluice: &Path, cluster_cidrs: &[String]) {
@@ -80,6 +89,7 @@ impl Node {
             state_dir: agent::state_dir(&self.claim, &self.plan.name),
             bpf_dir: self.claim.bpf_dir(&self.plan.name),
             cluster_cidrs: cluster_cidrs.to_vec(),
+            cgroup: self.cgroup.clone(),
         });
     }
 

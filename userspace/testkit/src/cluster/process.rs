@@ -25,6 +25,7 @@ pub struct Spec {
     env: Vec<(OsString, OsString)>,
     log: Option<PathBuf>,
     pipe_stdout: bool,
+    cgroup: Option<PathBuf>,
 }
 
 impl Spec {
@@ -62,9 +63,25 @@ impl Spec {
         self
     }
 
+    /// Runs in a cgroup (v2): its folder.
+    #[must_use]
+    pub fn cgroup(mut self, path: Option<&Path>) -> Self {
+        self.cgroup = path.map(Path::to_owned);
+        self
+    }
+
     fn command(&self) -> Result<Command> {
-        // setpriv sets the parent-death signal and becomes the program: same pid throughout.
-        let mut command = Command::new("setpriv");
+        // sh and setpriv, which sets the parent-death signal, become the program: same pid
+        // throughout. A 0 in that file moves the process that writes it.
+        let mut command = match &self.cgroup {
+            None => Command::new("setpriv"),
+            Some(path) => {
+                let mut command = Command::new("sh");
+                let join = r#"echo 0 > "$0/cgroup.procs" && exec setpriv "$@""#;
+                command.args(["-c", join]).arg(path);
+                command
+            }
+        };
         command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program).args(&self.args);
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         // A group of its own: Ctrl-C on the terminal is the owner's to handle.

@@ -3,7 +3,7 @@
 //!
 //! A cluster's id is `sl<pid>`. Its network namespaces are mounted in its folder, `<id>/netns/`: not
 //! in /run/netns, which `ip netns add` may mount once more over itself, so that names in it can't be
-//! removed. Its pins lie in `/sys/fs/bpf/sluice-<id>-*`, its processes are listed with their start
+//! removed. Its pins lie in `/sys/fs/bpf/sluice-<id>-*`, cgroups have such names, too; its processes are listed with their start
 //! times. The folder's lock is held by the owner and let go by the kernel when
 //! the owner dies, however it dies: a folder whose lock is free is a leftover.
 
@@ -20,6 +20,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::cgroup;
 
 /// Folder of the network namespaces' names, below a cluster's own.
 const NETNS_DIR: &str = "netns";
@@ -91,7 +93,13 @@ impl Claim {
     /// The folder below bpffs for `part` (a node).
     #[must_use]
     pub fn bpf_dir(&self, part: &str) -> PathBuf {
-        Path::new(BPF_DIR).join(format!("sluice-{}-{part}", self.id))
+        Path::new(BPF_DIR).join(format!("{}{part}", mark(&self.id)))
+    }
+
+    /// The name of the cgroup of `part` (a node).
+    #[must_use]
+    pub fn cgroup(&self, part: &str) -> String {
+        format!("{}{part}", mark(&self.id))
     }
 
     /// Notes a process, so that a later run can end it should this one crash.
@@ -181,19 +189,29 @@ fn lock(path: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
     }
 }
 
-/// Ends the listed processes, then removes namespaces, pins and the folder. Devices, routes and
+/// Ends the listed processes, then removes namespaces, pins, cgroups and the folder. Devices, routes and
 /// sockets go with their namespaces.
 fn remove(id: &str, dir: &Path) -> Result<()> {
     let list = fs::read_to_string(dir.join("processes")).unwrap_or_default();
     end_processes(&list);
     // One that can't be removed must not keep the others.
     let namespaces = entries(&dir.join(NETNS_DIR), "")?.into_iter().map(|path| unname(&path));
-    let pins = entries(Path::new(BPF_DIR), &format!("sluice-{id}-"))?.into_iter().map(|path| {
+    let pins = entries(Path::new(BPF_DIR), &mark(id))?.into_iter().map(|path| {
         fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))
     });
-    let results: Vec<Result<()>> = namespaces.chain(pins).collect();
+    let cgroups = match cgroup::root() {
+        Some(root) => entries(&root, &mark(id))?,
+        None => Vec::new(),
+    };
+    let cgroups = cgroups.into_iter().map(|path| cgroup::remove(&path));
+    let results: Vec<Result<()>> = namespaces.chain(pins).chain(cgroups).collect();
     results.into_iter().collect::<Result<()>>()?;
     fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+}
+
+/// How names of what lies in folders shared with others begin.
+fn mark(id: &str) -> String {
+    format!("sluice-{id}-")
 }
 
 /// Takes the name of a network namespace away.

@@ -58,6 +58,9 @@ pub struct Config {
     /// Number of nodes, at least 2
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
     pub nodes: u8,
+    /// Balance at the socket as well, in a cgroup for each node
+    #[arg(long)]
+    pub cgroups: bool,
     /// Where the cluster keeps its state
     #[arg(long, default_value = STATE_ROOT)]
     pub state_root: PathBuf,
@@ -80,6 +83,7 @@ pub fn run(config: &Config) -> Result<()> {
         nodes: usize::from(config.nodes),
         sluice: Some(sluice),
         state_root: config.state_root.clone(),
+        cgroups: config.cgroups,
         progress: |step| println!("  {step}"),
         ..Options::default()
     };

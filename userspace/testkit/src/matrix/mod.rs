@@ -26,9 +26,9 @@ pub use self::table::Outcome;
 use self::grid::{Cell, SOURCES, Site, Source};
 use self::probe::{Finding, Question};
 use self::rules::Seen;
-use crate::cluster::Cluster;
 use crate::cluster::netns::Netns;
 use crate::cluster::process::{Process, Spec};
+use crate::cluster::{Cluster, Node};
 use crate::traffic::Failure;
 
 /// Time for a process to end that has told all.
@@ -114,6 +114,10 @@ impl Probe {
             .args([OsStr::new("probe"), OsStr::new("--questions"), path.as_os_str()])
             .log(&log)
             .pipe_stdout();
+        // The office belongs to no node.
+        let node =
+            if source.kind == From::Office { None } else { Some(cluster.node(source.node)?) };
+        let spec = spec.cgroup(node.and_then(Node::cgroup));
         let process = cluster.keeper().spawn(&netns(cluster, source)?, &spec)?;
         Ok(Self { process, source, log })
     }
