@@ -33,25 +33,22 @@ impl From<Error> for PlaneError {
 /// Opens the data plane as the command line says, for a node with the addresses it will be given.
 #[must_use]
 pub fn opener(args: &AgentArgs) -> OpenPlane {
-    let options = Options {
+    let args = args.clone();
+    Box::new(move |addresses: &[IpAddr]| Ok(Box::new(Dataplane::open(options(&args, addresses))?)))
+}
+
+fn options(args: &AgentArgs, addresses: &[IpAddr]) -> Options {
+    let nodeports = NodePortAddresses::new(args.nodeport_addresses.clone());
+    Options {
         bpf_dir: args.bpf_dir.clone(),
         bridge: args.bridge.clone(),
         uplinks: args.uplink.clone(),
-        node_addresses: Vec::new(),
+        node_addresses: addresses.to_vec(),
         cluster_cidrs: args.cluster_cidr.clone(),
-        node_port_ranges: Vec::new(),
+        node_port_ranges: nodeports.ranges(addresses),
         masquerade_all: args.masquerade_all,
         flow_entries: args.flow_entries,
-    };
-    let nodeports = NodePortAddresses::new(args.nodeport_addresses.clone());
-    Box::new(move |addresses: &[IpAddr]| {
-        let options = Options {
-            node_addresses: addresses.to_vec(),
-            node_port_ranges: nodeports.ranges(addresses),
-            ..options.clone()
-        };
-        Ok(Box::new(Dataplane::open(options)?))
-    })
+    }
 }
 
 impl Plane for Dataplane {
@@ -139,5 +136,29 @@ fn state_name(tcp: Option<TcpState>) -> &'static str {
         Some(TcpState::Established) => "established",
         Some(TcpState::Closing) => "closing",
         Some(TcpState::Closed) => "closed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Command, parse};
+
+    #[test]
+    fn r11_r20_flags_reach_the_data_plane() {
+        let of = |flags: &[&str]| {
+            let line = ["sluice", "agent"].iter().chain(flags).copied();
+            let Ok(Command::Agent(args)) = parse(line).map(|cli| cli.command) else {
+                panic!("{flags:?}")
+            };
+            let addresses = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().expect("one"));
+            let options = options(&args, &addresses);
+            let ranges = options.node_port_ranges.iter().map(ToString::to_string).collect();
+            (options.masquerade_all, ranges)
+        };
+        let primary: Vec<String> = vec!["192.0.2.1/32".to_owned(), "2001:db8::1/128".to_owned()];
+        assert_eq!(of(&[]), (false, primary));
+        let all = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
+        assert_eq!(of(&["--masquerade-all", "--nodeport-addresses=all"]), (true, all));
     }
 }

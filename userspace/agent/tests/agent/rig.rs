@@ -47,6 +47,18 @@ pub(crate) fn options() -> Options {
     }
 }
 
+/// Limits in which tests need not wait.
+pub(crate) fn timing() -> Timing {
+    Timing {
+        watch_min: Duration::from_secs(2),
+        watch_max: Duration::from_secs(3),
+        slack: Duration::from_millis(500),
+        answer: Duration::from_secs(1),
+        initial_silence: Duration::from_millis(500),
+        pace: 0.02,
+    }
+}
+
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("an address")
@@ -74,14 +86,7 @@ impl Rig {
             min_sync_period: Duration::from_millis(10),
             node_wait: Duration::from_secs(30),
             ipv6: true,
-            timing: Timing {
-                watch_min: Duration::from_secs(2),
-                watch_max: Duration::from_secs(3),
-                slack: Duration::from_millis(500),
-                answer: Duration::from_secs(1),
-                initial_silence: Duration::from_millis(500),
-                pace: 0.02,
-            },
+            timing: timing(),
         };
         let (links, _) = mpsc::unbounded_channel();
         Self {

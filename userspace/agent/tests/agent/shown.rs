@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::rig::{NODE, Rig, node, put, service};
+use crate::rig::{NODE, Rig, node, put, service, slice};
 
 /// Runs the real binary.
 async fn sluice(rig: &Rig, arguments: &[&str]) -> Output {
@@ -91,13 +91,21 @@ async fn r51_kube_proxys_metrics_address() {
         let (code, _, body) = rig.get(address, path).await;
         assert_eq!((code, body.as_str()), (200, expected), "{path}");
     }
+    put(rig.store(), slice("web", &["10.2.0.1"]));
+    rig.converges().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let (code, _, metrics) = rig.get(address, "/metrics").await;
     assert_eq!(code, 200);
     let host = rig.server().address();
     let get = format!("rest_client_requests_total{{code=\"200\",host=\"{host}\",method=\"GET\"}}");
     assert!(metrics.contains(&get), "{metrics}");
-    let name = "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 1";
-    assert!(metrics.lines().any(|found| found == name), "{metrics}");
+    let count = |kind: &str| {
+        let name = format!("kubeproxy_sync_{kind}_proxy_rules_duration_seconds_count");
+        let line = metrics.lines().find(|line| line.starts_with(&name))?;
+        line.rsplit(' ').next()?.parse::<usize>().ok()
+    };
+    assert_eq!(count("full"), Some(1), "only the first reads what stands there\n{metrics}");
+    assert!(count("partial") >= Some(1), "{metrics}");
     rig.stop().await;
 }
 
@@ -177,6 +185,31 @@ async fn a_problem_that_changes_nothing_else_is_shown_while_it_lasts() {
     put(rig.store(), service("web"));
     next_look(&rig).await;
     assert_eq!(problems(&rig).await, Vec::<String>::new());
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r18_what_the_operator_says_of_external_ips_and_node_ports_holds() {
+    let mut rig = Rig::new();
+    rig.config.external_ips = false;
+    rig.config.node_port_range = Some(30000..=30100);
+    let mut outside = service("web");
+    outside["spec"]["type"] = json!("NodePort");
+    outside["spec"]["ports"][0]["nodePort"] = json!(32000);
+    outside["spec"]["externalIPs"] = json!(["198.51.100.7"]);
+    put(rig.store(), outside);
+    rig.start();
+    let addresses = rig
+        .eventually("it is written", |rig| {
+            let state = rig.recorder.last()?;
+            let (_, port) = state.ports.iter().find(|(key, _)| key.name == "web")?;
+            Some(port.addresses.len())
+        })
+        .await;
+    assert_eq!(addresses, 1, "the ClusterIP alone");
+    rig.eventually("it is shown", |rig| (rig.recorder.record().maintained > 2).then_some(())).await;
+    let status = text(&sluice(&rig, &["status"]).await);
+    assert!(status.contains("node port 32000 is outside"), "{status}");
     rig.stop().await;
 }
 
