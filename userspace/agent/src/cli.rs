@@ -96,9 +96,10 @@ pub struct AgentArgs {
     /// Folder of the pinned programs and maps, on a bpffs
     #[arg(long, default_value = "/sys/fs/bpf/sluice")]
     pub bpf_dir: PathBuf,
-    /// cgroup v2 folder for balancing at the socket; this version only knows `none`
-    #[arg(long, default_value = "none", value_parser = ["none"])]
-    pub cgroup: String,
+    /// cgroup v2 folder for balancing at the socket, `none` for packets alone [default: where it is
+    /// mounted]
+    #[arg(long)]
+    pub cgroup: Option<PathBuf>,
     /// Interfaces to the other nodes, repeatable [default: those with the node's addresses]
     #[arg(long, value_delimiter = ',')]
     pub uplink: Vec<String>,
@@ -297,7 +298,6 @@ mod tests {
             (&["--run-router"], "accepted: false"),
             (&["--enable-cni=true"], "accepted: false"),
             (&["--run-service-proxy=false"], "accepted: true"),
-            (&["--cgroup", "/sys/fs/cgroup"], "none"),
             (&["--xdp", "native"], "auto, off"),
             (&["--cluster-cidr", "10.0.0.0"], "--cluster-cidr"),
             (&["--min-sync-period", "1"], "50ms"),

@@ -47,6 +47,10 @@ pub fn run() -> Vec<Probe> {
     add("LRU hash maps", true, map(MapType::LruHash), none, "4.10");
     add("per-CPU arrays", true, map(MapType::PerCpuArray), none, "4.6");
     add("the programs", true, crate::object::try_load().map(|()| true), none, "5.10");
+    let packets =
+        "the node's own processes are balanced by packets alone: not to its own addresses";
+    add("socket programs", false, crate::object::try_load_sockets().map(|()| true), packets, "5.8");
+    add("a cgroup v2", false, Ok(crate::find_cgroup().is_some()), packets, "4.5");
     let tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
     add("TCX links", false, Ok(tcx), "clsact filters are used instead", "6.6");
     add(

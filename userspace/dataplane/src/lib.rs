@@ -18,6 +18,7 @@ mod object;
 mod plan;
 mod plane;
 mod slots;
+mod sockets;
 mod wire;
 
 pub use error::Error;
@@ -26,3 +27,4 @@ pub use interfaces::link_events;
 pub use layout::{Pod, Ways};
 pub use links::Attachment;
 pub use plane::{Dataplane, LinkReport, Options, Status, SyncReport};
+pub use sockets::find_cgroup;

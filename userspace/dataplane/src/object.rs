@@ -11,14 +11,14 @@ use aya_log::EbpfLogger;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::Error;
+use crate::{Error, sockets};
 
 /// The object that `cargo xtask build-ebpf` made.
 pub(crate) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
 /// Maps that are pinned and adopted.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 14] = [
     "SERVICES4",
     "SERVICES6",
     "SLOTS",
@@ -28,6 +28,8 @@ const MAPS: [&str; 12] = [
     "FLOWS6",
     "AFFINITIES4",
     "AFFINITIES6",
+    "SOCKETS4",
+    "SOCKETS6",
     "RANGES4",
     "RANGES6",
     "COUNTERS",
@@ -101,6 +103,12 @@ pub(crate) fn try_load() -> Result<(), String> {
         loaded.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// As [`try_load`], the programs at the cgroup.
+pub(crate) fn try_load_sockets() -> Result<(), String> {
+    let mut ebpf = parse(&mut small()).map_err(|error| error.to_string())?;
+    sockets::try_load(&mut ebpf).map_err(|error| error.to_string())
 }
 
 /// Reads the low 32 bits of jiffies, the clock of the flow table.

@@ -284,6 +284,7 @@ impl Layout {
                 | flag(scheduler == Scheduler::Maglev, service_flags::HASH)
                 | flag(external, service_flags::EXTERNAL)
                 | flag(is_local, service_flags::LOCAL)
+                | flag(kind == Kind::NodePort, service_flags::NODE_PORT)
                 | flag(
                     kind == Kind::LoadBalancer && !port.source_ranges.is_empty(),
                     service_flags::RANGES,

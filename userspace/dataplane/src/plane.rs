@@ -20,6 +20,7 @@ use crate::links::{Attachment, Links, Place};
 use crate::maps::Maps;
 use crate::object::{self, Object};
 use crate::plan::Op;
+use crate::sockets;
 use crate::wire::words;
 
 /// What an uplink gets.
@@ -38,8 +39,11 @@ pub struct Options {
     pub node_addresses: Vec<IpAddr>,
     /// The pod network: the first of each family tells pods from others (R12).
     pub cluster_cidrs: Vec<IpNet>,
-    /// Where node ports are open: on the node's addresses in these ranges, loopback left out.
+    /// Where node ports are open: on the node's addresses in these ranges; on loopback where the range
+    /// lies in it.
     pub node_port_ranges: Vec<IpNet>,
+    /// The cgroup v2 folder for balancing at the socket; `None`: packets alone.
+    pub cgroup: Option<PathBuf>,
     /// Masquerade all clients of ClusterIPs, wherever they are.
     pub masquerade_all: bool,
     /// Entries of a flow table, per family; an adopted table keeps its size.
@@ -75,7 +79,7 @@ pub struct LinkReport {
 pub struct Status {
     /// Folder of the pins.
     pub bpf_dir: PathBuf,
-    /// Programs on interfaces.
+    /// Programs on interfaces and at the cgroup.
     pub attached: Vec<Attachment>,
     /// Frontends in the maps.
     pub frontends: usize,
@@ -102,6 +106,7 @@ pub struct Dataplane {
     state: Option<Arc<State>>,
     ways: Ways,
     service_cidrs: Vec<IpNet>,
+    sockets: Vec<Attachment>,
     expiry: Expiry,
     started: Instant,
     runtime: Runtime,
@@ -131,6 +136,7 @@ impl Dataplane {
             state: None,
             ways: Ways::default(),
             service_cidrs: Vec::new(),
+            sockets: Vec::new(),
             started: Instant::now(),
             runtime,
         };
@@ -139,6 +145,7 @@ impl Dataplane {
         }
         plane.layout()?;
         plane.reconcile_links()?;
+        plane.attach_sockets();
         Ok(plane)
     }
 
@@ -173,6 +180,16 @@ impl Dataplane {
         service_ranges(&mut config, &self.service_cidrs);
         self.maps.set_config(config)?;
         Ok(report)
+    }
+
+    /// Services are reached without it, too, except on the node's own addresses.
+    fn attach_sockets(&mut self) {
+        let Options { cgroup, bpf_dir, .. } = &self.options;
+        let Some(cgroup) = cgroup else { return sockets::detach(bpf_dir) };
+        match sockets::attach(&mut self.object.ebpf, cgroup, bpf_dir) {
+            Ok(attached) => self.sockets = attached,
+            Err(error) => tracing::warn!(%error, "no balancing at the socket"),
+        }
     }
 
     /// Sets the ranges of ClusterIPs (R41): from the next sync on, packets to addresses in them that
@@ -215,8 +232,11 @@ impl Dataplane {
         let own: HashSet<IpAddr> =
             inventory.interfaces.iter().flat_map(|one| one.addresses.iter().copied()).collect();
         let within = |address: &IpAddr| {
-            !address.is_loopback()
-                && self.options.node_port_ranges.iter().any(|range| range.contains(address))
+            // Loopback is open where it is asked for by name, not as a part of everything (R20, R21).
+            let mut ranges = self.options.node_port_ranges.iter();
+            ranges.any(|range| {
+                range.contains(address) && address.is_loopback() == range.addr().is_loopback()
+            })
         };
         let mut node_ports: Vec<IpAddr> = own.iter().copied().filter(within).collect();
         node_ports.sort_unstable();
@@ -283,7 +303,7 @@ impl Dataplane {
         let layout = self.layout.as_ref();
         Status {
             bpf_dir: self.options.bpf_dir.clone(),
-            attached: self.links.attachments().cloned().collect(),
+            attached: self.links.attachments().chain(&self.sockets).cloned().collect(),
             frontends: layout.map_or(0, Layout::served),
             backends: layout
                 .map_or(0, |layout| layout.backends.values().filter(|held| held.users > 0).count()),

@@ -62,6 +62,7 @@ impl Node {
             node_addresses,
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             node_port_ranges: Vec::new(),
+            cgroup: None,
             masquerade_all: false,
             flow_entries: 1_024,
         })
