@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_abi::Reason;
-use sluice_dataplane::{Dataplane, Error, Options, TcpState};
+use sluice_dataplane::{Dataplane, Error, Options, TcpState, find_cgroup};
 use sluice_services::State;
 
 use super::{
@@ -46,6 +46,11 @@ fn options(args: &AgentArgs, addresses: &[IpAddr]) -> Options {
         node_addresses: addresses.to_vec(),
         cluster_cidrs: args.cluster_cidr.clone(),
         node_port_ranges: nodeports.ranges(addresses),
+        cgroup: match &args.cgroup {
+            Some(folder) if folder.as_os_str() == "none" => None,
+            Some(folder) => Some(folder.clone()),
+            None => find_cgroup(),
+        },
         masquerade_all: args.masquerade_all,
         flow_entries: args.flow_entries,
     }
