@@ -4,7 +4,7 @@ use sluice_abi::{Backend, BackendState, Reason, tcp};
 use sluice_core::wire::{ACK, FIN, RST, SYN};
 use sluice_core::{Action, Hook};
 
-use crate::build::{BACKEND_IF, CLIENT_IF, count, host, nets, run};
+use crate::build::{BACKEND_IF, CLIENT_IF, NO_ENDPOINT, count, frontend, host, nets, run};
 use crate::octets::{ends, packet};
 
 /// TCP towards a service without a flow is dropped unless it opens one (R35).
@@ -187,5 +187,31 @@ fn an_idle_udp_flow_chooses_anew() {
         host.node.now += 121_000;
         let out = run(&mut host, Hook::FromPod, CLIENT_IF, datagram());
         assert_eq!(ends(&out.packet.bytes).1, (net.backend, 9090));
+    }
+}
+
+/// R33: with no endpoint left a UDP flow is refused, so that its client hears of it; TCP goes on
+/// (R14) until it is reset.
+#[test]
+fn without_endpoints_udp_is_refused_and_tcp_goes_on() {
+    for net in nets() {
+        let mut host = host(net);
+        let ask = |flags| packet((net.client, 4000), (net.vip, 80), flags);
+        for flags in [Some(SYN), None] {
+            run(&mut host, Hook::FromPod, CLIENT_IF, ask(flags));
+        }
+        for backend in &mut host.node.backends {
+            backend.state = BackendState::Retired as u8;
+        }
+        for protocol in [6, 17] {
+            frontend(&mut host, net.vip, protocol, NO_ENDPOINT);
+        }
+        let data = run(&mut host, Hook::FromPod, CLIENT_IF, ask(Some(ACK)));
+        assert_eq!(ends(&data.packet.bytes).1, (net.backend, 8080));
+        let datagram = run(&mut host, Hook::FromPod, CLIENT_IF, ask(None));
+        assert_eq!(datagram.action, Action::Back);
+        let again = run(&mut host, Hook::FromPod, CLIENT_IF, ask(Some(SYN)));
+        assert_eq!(again.action, Action::Back);
+        assert_eq!(count(&host, Reason::Refused), 2);
     }
 }

@@ -1,7 +1,14 @@
 //! What happens to packets, on the host build: translation both ways, checksums, flow state.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may fail")]
 
+mod affinity;
 mod build;
 mod flows;
 mod left_alone;
+mod lists;
+mod octets;
+mod own;
 mod paths;
+mod ranges;
+mod refusals;
+mod strays;

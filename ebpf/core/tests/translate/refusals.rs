@@ -8,8 +8,7 @@ use sluice_core::wire::{ACK, FIN, RST, SYN};
 use sluice_core::{Action, Hook};
 
 use crate::build::{
-    CLIENT_IF, NO_ENDPOINT, Net, count, frontend, host, known, nets, run,
-    service_range,
+    CLIENT_IF, NO_ENDPOINT, Net, count, frontend, host, known, nets, run, service_range,
 };
 use crate::octets::{
     checksum, ends, fix_header, frame, hops, packet, summed, tcp, transport, turned, udp,

@@ -1,0 +1,117 @@
+//! What this node's own processes send to services, met at the egress of an uplink.
+
+use sluice_abi::{Deliver, Reason, Service, Table, service_flags};
+use sluice_core::host::HostPacket;
+use sluice_core::wire::{ACK, SYN};
+use sluice_core::{Action, Hook, NextHop, process};
+
+use crate::build::{BACKEND_IF, CLIENT_IF, count, frontend, host, nets, run, words};
+use crate::octets::{ends, hops, packet};
+
+const UPLINK: u32 = 3;
+const BRIDGE: u32 = 5;
+
+/// To a pod of this node it goes by the bridge, to the pod as neighbour, as if it had been routed
+/// there; the pod's answer goes up into the stack.
+#[test]
+fn a_local_pod_is_a_neighbour_on_the_bridge() {
+    for net in nets() {
+        for flags in [Some(SYN), None] {
+            let mut host = host(net);
+            let bytes = packet((net.node, 4000), (net.vip, 80), flags);
+            let hop =
+                NextHop { ifindex: BRIDGE, address: words(net.backend), ipv6: net.vip.is_ipv6() };
+            for _ in 0..2 {
+                let out = run(&mut host, Hook::ToNetwork, UPLINK, bytes.clone());
+                assert_eq!((out.action, out.packet.hop), (Action::Neighbour, hop));
+                assert_eq!(ends(&out.packet.bytes), ((net.node, 4000), (net.backend, 8080)));
+                assert!(out.packet.marked, "the bridge's hook lets it pass");
+                assert_eq!(out.packet.bytes[hops(&bytes)], 64, "its first hop");
+            }
+            let answer = packet((net.backend, 8080), (net.node, 4000), flags.map(|_| SYN | ACK));
+            let back = run(&mut host, Hook::FromPod, BACKEND_IF, answer);
+            assert_eq!((back.action, back.packet.marked), (Action::Pass, true));
+            assert_eq!(ends(&back.packet.bytes), ((net.vip, 80), (net.node, 4000)));
+        }
+    }
+}
+
+/// To another node it goes as the routes say for the backend, not for the service.
+#[test]
+fn a_remote_backend_is_routed() {
+    for net in nets() {
+        let mut host = host(net);
+        for backend in &mut host.node.backends {
+            backend.deliver = Deliver::Route as u8;
+        }
+        let bytes = packet((net.node, 4000), (net.vip, 80), Some(SYN));
+        let out = run(&mut host, Hook::ToNetwork, UPLINK, bytes.clone());
+        assert_eq!((out.action, out.ifindex), (Action::Neighbour, UPLINK));
+        assert_eq!(ends(&out.packet.bytes), ((net.node, 4000), (net.backend, 8080)));
+        let answer = packet((net.backend, 8080), (net.node, 4000), Some(SYN | ACK));
+        let back = run(&mut host, Hook::FromNetwork, UPLINK, answer);
+        assert_eq!((back.action, back.packet.marked), (Action::Pass, true));
+        assert_eq!(ends(&back.packet.bytes), ((net.vip, 80), (net.node, 4000)));
+        // Where the stack has sent it, to the service's address, nobody waits for it.
+        let mut lost = HostPacket { own: true, ..HostPacket::new(bytes, UPLINK) };
+        assert_eq!(process(&mut lost, &mut host, Hook::ToNetwork), Action::Drop);
+        assert_eq!(count(&host, Reason::NoRoute), 1);
+    }
+}
+
+/// The answer of a server on the node itself, to a client outside whose address it has seen.
+#[test]
+fn answers_of_the_nodes_own_servers_are_translated_back() {
+    for net in nets() {
+        let mut host = host(net);
+        for backend in &mut host.node.backends {
+            (backend.addr, backend.deliver) = (words(net.node), Deliver::Stack as u8);
+        }
+        let local = Table { offset: 0, len: 1 };
+        let flags = service_flags::EXTERNAL | service_flags::LOCAL;
+        frontend(&mut host, net.vip, 6, Service { local, flags, ..Service::default() });
+        let (client, server) = ((net.office, 4000), (net.node, 8080));
+        let out =
+            run(&mut host, Hook::FromNetwork, UPLINK, packet(client, (net.vip, 80), Some(SYN)));
+        assert_eq!((out.action, out.packet.marked), (Action::Pass, true));
+        assert_eq!(ends(&out.packet.bytes), (client, server));
+        let answer = packet(server, client, Some(SYN | ACK));
+        let back = run(&mut host, Hook::ToNetwork, UPLINK, answer);
+        assert_eq!((back.action, back.ifindex), (Action::Neighbour, UPLINK));
+        assert_eq!(ends(&back.packet.bytes), ((net.vip, 80), client));
+    }
+}
+
+/// What others send through this node has met its ingress; nothing is done to it again.
+#[test]
+fn forwarded_packets_are_left_alone() {
+    for net in nets() {
+        let mut host = host(net);
+        run(&mut host, Hook::FromPod, CLIENT_IF, packet((net.client, 1), (net.vip, 80), Some(SYN)));
+        let flows = host.clone();
+        for bytes in [
+            packet((net.client, 4000), (net.vip, 80), Some(SYN)),
+            packet((net.client, 4000), (net.vip, 80), None),
+            packet((net.client, 1), (net.vip, 80), Some(ACK)),
+            packet((net.backend, 8080), (net.client, 1), Some(ACK)),
+        ] {
+            let mut forwarded = HostPacket::new(bytes.clone(), UPLINK);
+            assert_eq!(process(&mut forwarded, &mut host, Hook::ToNetwork), Action::Pass);
+            assert_eq!((forwarded.bytes, forwarded.marked), (bytes, false));
+        }
+        assert_eq!(count(&host, Reason::NotService), 4);
+        assert_eq!((host.flows4.0, host.flows6.0), (flows.flows4.0, flows.flows6.0));
+    }
+}
+
+/// All else that the node sends is not touched.
+#[test]
+fn what_is_no_service_passes() {
+    for net in nets() {
+        let mut host = host(net);
+        let bytes = packet((net.node, 4000), (net.office, 80), Some(SYN));
+        let out = run(&mut host, Hook::ToNetwork, UPLINK, bytes.clone());
+        assert_eq!((out.action, out.packet.bytes), (Action::Pass, bytes));
+        assert!(!out.packet.marked);
+    }
+}
