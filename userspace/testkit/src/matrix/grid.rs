@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use super::cases::{Case, Target, WITH, WITHOUT, ZONES};
 use super::probe::Question;
-use super::rules::{Client, Expected, Front, Origin, Place, expected};
+use super::rules::{Client, Expected, Front, LISTENER, Origin, Place, expected};
 
 /// Ports of all Services of the matrix: TCP and UDP.
 pub(super) const PORTS: [(&str, u16, u16); 2] = [("TCP", 80, 8080), ("UDP", 53, 5353)];
@@ -211,6 +211,11 @@ fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: 
     let front = match target {
         Target::Pod(name) => {
             let backends = [(name.to_owned(), source.name.to_owned())].into();
+            return Expected::Answers { backends, sticky: false };
+        }
+        // R47: not open there, so the node's own server answers.
+        Target::NodePortAtBridge(_) => {
+            let backends = [(LISTENER.to_owned(), source.name.to_owned())].into();
             return Expected::Answers { backends, sticky: false };
         }
         Target::UnknownPort => return Expected::Refused,

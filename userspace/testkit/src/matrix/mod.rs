@@ -25,7 +25,7 @@ pub use self::table::Outcome;
 
 use self::grid::{Cell, SOURCES, Site, Source};
 use self::probe::{Finding, Question};
-use self::rules::Seen;
+use self::rules::{Front, Seen};
 use crate::cluster::netns::Netns;
 use crate::cluster::process::{Process, Spec};
 use crate::cluster::{Cluster, Node};
@@ -55,7 +55,7 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
     let _world = ways::world(cluster, &site)?;
     let mut cases = cases::cases();
     cases.retain(|case| options.only.is_empty() || options.only.contains(&case.part));
-    let (mut labels, mut cells) = (Vec::new(), Vec::new());
+    let (mut labels, mut cells, mut node_ports) = (Vec::new(), Vec::new(), Vec::new());
     // Everybody and every pod know the way to one another before services are asked.
     let none = cases::no_service();
     let nowhere = scene::nowhere(&site);
@@ -66,11 +66,15 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
     let mut judged = ask(cluster, &site, std::mem::take(&mut cells))?;
     for (number, case) in cases.iter().enumerate() {
         let at = scene::create(cluster, &site, case, number)?;
+        if case.kind == Front::NodePort {
+            node_ports.push(at.node_ports);
+        }
         for target in &case.targets {
             cells.extend(grid::cells(labels.len(), case, *target, &at, &site, from));
             labels.push([case.label.clone(), target.label()]);
         }
     }
+    let _listeners = ways::listeners(cluster, &node_ports)?;
     scene::settle(cluster, &site)?;
     say(&format!("{} Services are served; {} cells are asked", cases.len(), cells.len()));
     judged.extend(ask(cluster, &site, cells)?);

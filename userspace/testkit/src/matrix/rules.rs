@@ -11,6 +11,9 @@ use ipnet::IpNet;
 /// The name of whoever answers outside, at all addresses that no node serves.
 pub const WORLD: &str = "world";
 
+/// The name of the nodes' own servers at node ports.
+pub const LISTENER: &str = "listener";
+
 /// internalTrafficPolicy or externalTrafficPolicy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Policy {

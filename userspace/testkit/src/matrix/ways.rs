@@ -2,15 +2,17 @@
 //! into the cluster, and who answers what no node serves.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::cases::{WITH, WITHOUT};
 use super::grid::{OTHER_PORT, PORTS, Pair, Site};
-use super::rules::WORLD;
+use super::rules::{LISTENER, WORLD};
 use super::scene::{EXTERNAL, LOAD_BALANCER};
 use crate::cluster::Cluster;
 use crate::cluster::netns::Netns;
@@ -52,13 +54,39 @@ pub(super) fn world(cluster: &Cluster, site: &Site) -> Result<Process> {
         join(router, &world, &ranges)?;
         world
     };
-    let (name, tcp) = (["echo", "--name", WORLD], PORTS.map(|(_, port, _)| port));
-    let ports = tcp.into_iter().chain([OTHER_PORT]);
-    let args = name.map(str::to_owned).into_iter();
-    let args = args.chain(ports.flat_map(|port| ["--tcp".to_owned(), port.to_string()]));
-    let log = cluster.dir().join(format!("{WORLD}.log"));
-    let spec = Spec::new(cluster.program()).args(args).log(log);
-    cluster.keeper().spawn(&world, &spec)
+    let ports = PORTS.map(|(_, port, _)| port).into_iter().chain([OTHER_PORT]);
+    let ports: Vec<(&str, u16)> = ports.map(|port| ("--tcp", port)).collect();
+    echo(WORLD, &ports, cluster.program(), |spec| cluster.keeper().spawn(&world, spec))
+}
+
+/// Servers of the nodes themselves at these node ports (TCP and UDP), which must not be heard where
+/// a node port is open. They end when dropped.
+pub(super) fn listeners(cluster: &Cluster, node_ports: &[[u16; 2]]) -> Result<Vec<Process>> {
+    let ports = node_ports.iter().flat_map(|[tcp, udp]| [("--tcp", *tcp), ("--udp", *udp)]);
+    let ports: Vec<(&str, u16)> = ports.collect();
+    let nodes = [WITH, WITHOUT].into_iter();
+    let start = |node: &str| {
+        let node = cluster.node(node)?;
+        echo(LISTENER, &ports, cluster.program(), |spec| node.spawn(spec))
+    };
+    nodes.map(start).collect()
+}
+
+/// Starts an echo server and waits until it listens; ports are its flags and their values.
+fn echo(
+    name: &str,
+    ports: &[(&str, u16)],
+    program: &Path,
+    spawn: impl FnOnce(&Spec) -> Result<Process>,
+) -> Result<Process> {
+    let args = ["echo", "--name", name].map(str::to_owned).into_iter();
+    let ports = ports.iter().flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]);
+    let process = spawn(&Spec::new(program).args(args.chain(ports)).pipe_stdout())?;
+    let mut line = String::new();
+    let stdout = process.take_stdout().context("standard output")?;
+    BufReader::new(stdout).read_line(&mut line)?;
+    ensure!(line == "ready\n", "server {name} does not listen");
+    Ok(process)
 }
 
 /// The namespace of the world has all service addresses; the router sends there what has no other

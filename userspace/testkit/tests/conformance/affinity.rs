@@ -127,7 +127,6 @@ fn r23_a_binding_goes_with_its_endpoint_and_does_not_come_back_with_it() {
 fn r23_all_frontends_of_a_service_port_share_bindings() {
     let Some(rig) = rig() else { return };
     let rig = rig.as_ref().unwrap();
-    let node = rig.cluster.node("n1").unwrap().plan().clone();
     let name = "sticky-ports";
     // Twice, since one in three is right by chance: four ways, two times.
     for _ in 0..2 {
@@ -135,11 +134,8 @@ fn r23_all_frontends_of_a_service_port_share_bindings() {
         spec["type"] = json!("NodePort");
         let addresses = rig.service(name, spec);
         rig.endpoints(name, &ALL);
-        let object = rig.cluster.store().get("services", "default", name).unwrap();
         for way in WAYS {
-            let port = object["spec"]["ports"][usize::from(way.udp)]["nodePort"].as_u64().unwrap();
-            let own: [IpAddr; 2] = [node.v4.into(), node.v6.into()];
-            let node_port = SocketAddr::new(way.pick(&own), u16::try_from(port).unwrap());
+            let node_port = node_port(rig, name, way);
             let cluster_ip = SocketAddr::new(way.pick(&addresses), way.port());
             served(rig, cluster_ip, way);
             let first = rig.ask(CLIENT, cluster_ip, way);
@@ -163,4 +159,47 @@ fn r23_turned_off_it_binds_nobody_any_more() {
         rig.settle(CLIENT, target, way, &ALL);
     }
     remove(rig);
+}
+
+/// ClusterIP with policy Local knows web-1 and web-2, the node port all three: bound at the one to
+/// web-3, a client is bound anew at the other, and the newer binding counts at both.
+#[test]
+fn r49_of_several_bindings_the_newest_counts() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let name = "sticky-twice";
+    let mut seen = 0;
+    // One in three is bound to web-3 first; 24 times never happens once in 16,000 runs.
+    for _ in 0..24 {
+        let mut spec = sticky(600);
+        spec["type"] = json!("NodePort");
+        spec["internalTrafficPolicy"] = json!("Local");
+        let addresses = rig.service(name, spec);
+        rig.endpoints(name, &ALL);
+        for way in WAYS {
+            let node_port = node_port(rig, name, way);
+            served(rig, node_port, way);
+            if rig.ask(CLIENT, node_port, way) != End::By("web-3".to_owned()) {
+                continue;
+            }
+            let newer = rig.ask(CLIENT, SocketAddr::new(way.pick(&addresses), way.port()), way);
+            assert!(matches!(&newer, End::By(backend) if backend != "web-3"), "{newer:?}");
+            assert_eq!(rig.ask(CLIENT, node_port, way), newer, "{way:?}");
+            seen += 1;
+        }
+        rig.remove(name);
+        if seen > 3 {
+            break;
+        }
+    }
+    assert!(seen > 0, "chance never chose web-3");
+}
+
+/// The node port of a Service at n1.
+fn node_port(rig: &Rig, name: &str, way: Way) -> SocketAddr {
+    let node = rig.cluster.node("n1").unwrap().plan();
+    let own: [IpAddr; 2] = [node.v4.into(), node.v6.into()];
+    let object = rig.cluster.store().get("services", "default", name).unwrap();
+    let port = object["spec"]["ports"][usize::from(way.udp)]["nodePort"].as_u64().unwrap();
+    SocketAddr::new(way.pick(&own), u16::try_from(port).unwrap())
 }

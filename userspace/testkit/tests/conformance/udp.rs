@@ -1,12 +1,13 @@
 //! UDP clients that keep their port for ever: they follow the endpoints all the same.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluice_testkit::traffic::Failure;
-use sluice_testkit::traffic::Running;
+use sluice_testkit::cluster::process::Spec;
+use sluice_testkit::cluster::topology::{OFFICE_V4, OFFICE_V6};
+use sluice_testkit::traffic::{Failure, Running};
 
 use crate::rig::{ALL, End, PORTS, Rig, SOON, WAYS, Way, rig, until};
 
@@ -26,7 +27,7 @@ fn of(flow: &Running, backend: &str) -> u64 {
     flow.report().backends.get(backend).copied().unwrap_or(0)
 }
 
-fn create(rig: &Rig, backends: &[&str]) -> Vec<std::net::IpAddr> {
+fn create(rig: &Rig, backends: &[&str]) -> Vec<IpAddr> {
     rig.remove(NAME);
     let addresses = rig.service(NAME, json!({}));
     rig.endpoints(NAME, backends);
@@ -171,4 +172,35 @@ fn a_backend_that_refuses_is_seen_to_refuse() {
         }
     }
     rig.remove(NAME);
+}
+
+/// A flow through the node to somebody who is no Service, at a port that is a Service's node port.
+#[test]
+fn r55_flows_of_others_at_the_number_of_a_node_port_are_left_alone() {
+    const NUMBER: u16 = 30_999;
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let port = NUMBER.to_string();
+    let server =
+        Spec::new(rig.cluster.program()).args(["echo", "--name", "office", "--udp", &port]);
+    let _server = rig.cluster.keeper().spawn(&rig.netns("office"), &server).unwrap();
+    let office: [IpAddr; 2] = [OFFICE_V4.into(), OFFICE_V6.into()];
+    for way in udp() {
+        let target = SocketAddr::new(way.pick(&office), NUMBER);
+        rig.settle(CLIENT, target, way, &["office"]);
+        let flow = rig.start(CLIENT, target, way.lasting());
+        let addresses = create(rig, &ALL);
+        let mut service = sluice_testkit::cluster::service(NAME, &json!(null), &PORTS);
+        service["spec"]["type"] = json!("NodePort");
+        service["spec"]["ports"][1]["nodePort"] = json!(NUMBER);
+        rig.cluster.apply(service).unwrap();
+        for backends in [&ALL[..1], &[], &ALL[1..]] {
+            rig.endpoints(NAME, backends);
+            rig.settle_all(CLIENT, &addresses, backends);
+        }
+        rig.remove(NAME);
+        rig.settle_all(CLIENT, &addresses, &[]);
+        let report = flow.stop().unwrap();
+        assert!(report.answered > 0 && report.failed() == 0, "{way:?}: {report:?}");
+    }
 }
