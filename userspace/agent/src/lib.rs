@@ -96,13 +96,6 @@ pub async fn run(
         "agent starts"
     );
 
-    if config.nodeports.names_loopback() {
-        warn!(
-            "--nodeport-addresses: node ports are not served on loopback addresses, only health \
-               check ports are"
-        );
-    }
-
     let mut tasks = JoinSet::new();
     let mut watches = Vec::new();
     let (tell_refused, refused) = mpsc::channel(REFUSED_QUEUE);

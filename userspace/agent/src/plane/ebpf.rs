@@ -34,6 +34,10 @@ impl From<Error> for PlaneError {
 #[must_use]
 pub fn opener(args: &AgentArgs) -> OpenPlane {
     let args = args.clone();
+    let nodeports = NodePortAddresses::new(args.nodeport_addresses.clone());
+    if nodeports.names_loopback() && options(&args, &[]).cgroup.is_none() {
+        tracing::warn!("node ports on loopback addresses need --cgroup: they are not served");
+    }
     Box::new(move |addresses: &[IpAddr]| Ok(Box::new(Dataplane::open(options(&args, addresses))?)))
 }
 

@@ -227,3 +227,25 @@ fn own_address() -> IpAddr {
     let mut usable = v4.filter(|address| !address.is_loopback());
     usable.next().expect("an interface with an IPv4 address").into()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r27_one_taken_address_closes_all_of_its_family() {
+    let mut rig = Rig::new();
+    let own = own_address();
+    let words = ["127.0.0.1/32".to_owned(), format!("{own}/32"), "localhost".to_owned()];
+    let words = words.iter().map(|word| word.parse().expect("a word")).collect();
+    rig.config.nodeports = NodePortAddresses::new(words);
+    let port = free_node_port();
+    let squatter = TcpListener::bind((own, port)).expect("free");
+    let mut dual = balanced("web", port);
+    dual["spec"]["ipFamilyPolicy"] = json!("RequireDualStack");
+    put(rig.store(), dual);
+    rig.start();
+    rig.eventually("the Event", |rig| (refusals(rig) == 1).then_some(())).await;
+    closes(V4, port).await;
+    answers(&rig, V6, port, 503).await;
+    drop(squatter);
+    answers(&rig, V4, port, 200).await;
+    answers(&rig, own, port, 200).await;
+    rig.stop().await;
+}
