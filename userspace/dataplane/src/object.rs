@@ -46,6 +46,8 @@ pub(crate) struct Object {
     /// Writes what programs built with `cargo xtask build-ebpf --log` have recorded since the last call
     /// to the log; `None` for programs that record nothing.
     pub(crate) records: Option<Box<dyn FnMut() + Send>>,
+    /// Why the programs at the cgroup can't be used, if so.
+    pub(crate) sockets: Result<(), String>,
 }
 
 /// Folder of this layout's pins.
@@ -83,7 +85,9 @@ pub(crate) fn load(bpf_dir: &Path, flow_entries: u32) -> Result<Object, Error> {
         Err(aya_log::Error::MapNotFound) => None,
         Err(error) => return Err(refused("the log of the programs", error)),
     };
-    Ok(Object { ebpf, hz, records })
+    // Now, while the maps they refer to are all open.
+    let sockets = sockets::load(&mut ebpf).map_err(|error| error.to_string());
+    Ok(Object { ebpf, hz, records, sockets })
 }
 
 /// A loader for a moment: its maps would take 100 MB at their full size.
@@ -108,7 +112,7 @@ pub(crate) fn try_load() -> Result<(), String> {
 /// As [`try_load`], the programs at the cgroup.
 pub(crate) fn try_load_sockets() -> Result<(), String> {
     let mut ebpf = parse(&mut small()).map_err(|error| error.to_string())?;
-    sockets::try_load(&mut ebpf).map_err(|error| error.to_string())
+    sockets::load(&mut ebpf).map_err(|error| error.to_string())
 }
 
 /// Reads the low 32 bits of jiffies, the clock of the flow table.

@@ -186,9 +186,12 @@ impl Dataplane {
     fn attach_sockets(&mut self) {
         let Options { cgroup, bpf_dir, .. } = &self.options;
         let Some(cgroup) = cgroup else { return sockets::detach(bpf_dir) };
-        match sockets::attach(&mut self.object.ebpf, cgroup, bpf_dir) {
+        let attached = self.object.sockets.clone().and_then(|()| {
+            sockets::attach(&mut self.object.ebpf, cgroup, bpf_dir).map_err(|e| e.to_string())
+        });
+        match attached {
             Ok(attached) => self.sockets = attached,
-            Err(error) => tracing::warn!(%error, "no balancing at the socket"),
+            Err(error) => tracing::warn!(error, "no balancing at the socket"),
         }
     }
 

@@ -46,6 +46,17 @@ pub fn find_cgroup() -> Option<PathBuf> {
     })
 }
 
+/// Loads the programs.
+pub(crate) fn load(ebpf: &mut Ebpf) -> Result<(), Fault> {
+    for name in SOCKET_PROGRAMS {
+        let Some(Program::CgroupSockAddr(program)) = ebpf.program_mut(name) else {
+            return Err(format!("no {name} in the object").into());
+        };
+        program.load()?;
+    }
+    Ok(())
+}
+
 /// Attaches the programs to `cgroup`, in the place of an earlier run's.
 ///
 /// # Errors
@@ -97,7 +108,6 @@ pub(crate) fn detach(bpf_dir: &Path) {
 fn attach_one(ebpf: &mut Ebpf, name: &'static str, cgroup: &File) -> Result<FdLink, Fault> {
     let program = ebpf.program_mut(name).ok_or("not in the object")?;
     let program: &mut CgroupSockAddr = program.try_into()?;
-    program.load()?;
     let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
     Ok(program.take_link(id)?.try_into()?)
 }
@@ -127,15 +137,4 @@ fn learn_namespace(ebpf: &mut Ebpf) -> Result<(), Error> {
 
 fn pin_name(program: &str) -> String {
     format!("cgroup-{program}")
-}
-
-/// Loads the socket programs of an object without attaching them.
-pub(crate) fn try_load(ebpf: &mut Ebpf) -> Result<(), Fault> {
-    for name in SOCKET_PROGRAMS {
-        let Some(Program::CgroupSockAddr(program)) = ebpf.program_mut(name) else {
-            return Err(format!("no {name} in the object").into());
-        };
-        program.load()?;
-    }
-    Ok(())
 }
