@@ -119,7 +119,7 @@ fn judge(cluster: &Cluster, console: &Console, slice: &matrix::Options) -> Resul
     console.table(&header, &outcome.rows);
     console.line("");
     console.line("1 2 3: the backends that answer (1 and 2 on n1, 3 on n2); kept: they see the client's address,");
-    console.line("by n1: one of node n1; closed: not a service's; !!: not as expected, as follows");
+    console.line("by n1: one of node n1; passed on: no node touched it; listener: a server of the node; !!: differs");
     console.line("");
     for line in &outcome.differing {
         console.line(line);

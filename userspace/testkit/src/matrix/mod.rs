@@ -35,7 +35,7 @@ use crate::traffic::Failure;
 const END: Duration = Duration::from_secs(5);
 
 /// What of the matrix is run.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',', requires = "matrix")]
@@ -43,6 +43,15 @@ pub struct Options {
     /// Only from these sources
     #[arg(long, value_enum, value_delimiter = ',', requires = "matrix")]
     pub from: Vec<From>,
+    /// How many times longer than usual answers are waited for, on a slow machine
+    #[arg(long, default_value_t = 1, value_name = "TIMES")]
+    pub patience: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { only: Vec::new(), from: Vec::new(), patience: 1 }
+    }
 }
 
 /// Makes pods and Services in a cluster of at least three nodes, asks, and judges.
@@ -63,7 +72,8 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
         cells.extend(grid::cells(labels.len(), &none, *target, &nowhere, &site, from));
         labels.push([none.label.clone(), target.label()]);
     }
-    let mut judged = ask(cluster, &site, std::mem::take(&mut cells))?;
+    let patience = u64::from(options.patience.max(1));
+    let mut judged = ask(cluster, &site, std::mem::take(&mut cells), patience)?;
     for (number, case) in cases.iter().enumerate() {
         let at = scene::create(cluster, &site, case, number)?;
         if case.kind == Front::NodePort {
@@ -77,14 +87,20 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
     let _listeners = ways::listeners(cluster, &node_ports)?;
     scene::settle(cluster, &site)?;
     say(&format!("{} Services are served; {} cells are asked", cases.len(), cells.len()));
-    judged.extend(ask(cluster, &site, cells)?);
+    judged.extend(ask(cluster, &site, cells, patience)?);
     Ok(table::tell(&labels, &judged))
 }
 
 /// Asks from all sources at once.
-fn ask(cluster: &Cluster, site: &Site, cells: Vec<Cell>) -> Result<Vec<(Cell, Seen)>> {
+fn ask(
+    cluster: &Cluster,
+    site: &Site,
+    cells: Vec<Cell>,
+    patience: u64,
+) -> Result<Vec<(Cell, Seen)>> {
     let mut columns: BTreeMap<usize, Vec<Cell>> = BTreeMap::new();
-    for cell in cells {
+    for mut cell in cells {
+        cell.question.timeout_ms *= patience;
         columns.entry(cell.source).or_default().push(cell);
     }
     let mut probes = Vec::new();

@@ -183,6 +183,7 @@ fn r55_flows_of_others_at_the_number_of_a_node_port_are_left_alone() {
     let port = NUMBER.to_string();
     let server =
         Spec::new(rig.cluster.program()).args(["echo", "--name", "office", "--udp", &port]);
+    let server = server.log(rig.cluster.dir().join("office.log"));
     let _server = rig.cluster.keeper().spawn(&rig.netns("office"), &server).unwrap();
     let office: [IpAddr; 2] = [OFFICE_V4.into(), OFFICE_V6.into()];
     for way in udp() {
