@@ -59,6 +59,11 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
     let local = service.flags & service_flags::LOCAL != 0;
     let table = if local && !inside { service.local } else { service.cluster };
     if table.len == 0 {
+        if service.flags & service_flags::NODE_PORT != 0 {
+            // No packet to the node itself passes a program, and a listener must not answer for the
+            // service: at port 0 there is none.
+            socket.set_peer(addr, 0);
+        }
         return;
     }
     // Its port is not known yet; that of a consistent choice is any that is spread well.

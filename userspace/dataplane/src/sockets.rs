@@ -81,8 +81,8 @@ pub(crate) fn attach(
     }
     learn_namespace(ebpf)?;
     for (name, link) in links {
-        let at = pins(bpf_dir).join("links").join(pin_name(name));
-        let new = at.with_extension("new");
+        let folder = pins(bpf_dir).join("links");
+        let (at, new) = (folder.join(pin_name(name)), folder.join(pin_name("new")));
         let _ = fs::remove_file(&new);
         let pin = |link: FdLink| -> Result<(), Fault> {
             link.pin(&new)?;
@@ -108,7 +108,9 @@ pub(crate) fn detach(bpf_dir: &Path) {
 fn attach_one(ebpf: &mut Ebpf, name: &'static str, cgroup: &File) -> Result<FdLink, Fault> {
     let program = ebpf.program_mut(name).ok_or("not in the object")?;
     let program: &mut CgroupSockAddr = program.try_into()?;
-    let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
+    // A link always leaves others their place; the kernel takes no flags that say so
+    // (kernel/bpf/cgroup.c, `cgroup_bpf_link_attach`).
+    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     Ok(program.take_link(id)?.try_into()?)
 }
 

@@ -11,4 +11,5 @@ mod own;
 mod paths;
 mod ranges;
 mod refusals;
+mod sockets;
 mod strays;

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_abi::{Config, Reason};
+use sluice_abi::{BackendState, Config, Reason};
 use sluice_core::host::Host;
 use sluice_core::wire::{ACK, SYN};
 use sluice_core::{Action, Hook};
 
-use crate::build::{CLIENT_IF, Net, count, host, known, nets, run, service_range, words};
+use crate::build::{
+    BACKEND_IF, CLIENT_IF, Net, count, host, known, nets, run, service_range, words,
+};
 use crate::octets::{frame, packet};
 
 /// Hooks by which something may come that is meant for a service.
@@ -147,5 +149,31 @@ fn nothing_is_turned_away_at_the_egress_of_the_bridge() {
                 assert_eq!((out.action, out.packet.bytes), (Action::Pass, bytes), "{kind} {dst}");
             }
         }
+    }
+}
+
+/// R14, R54: a connection outlives the port that it was opened through; a new one and a UDP flow,
+/// whose backend goes with the port, are refused.
+#[test]
+fn a_port_that_is_gone_keeps_its_connections() {
+    for net in nets() {
+        let mut host = strict(net);
+        let ask = |flags| packet((net.client, 4000), (net.vip, 80), flags);
+        for flags in [Some(SYN), None] {
+            assert_eq!(run(&mut host, Hook::FromPod, CLIENT_IF, ask(flags)).action, Action::Peer);
+        }
+        host.node.services4.retain(|key, _| key.port_be == 0);
+        host.node.services6.retain(|key, _| key.port_be == 0);
+        for backend in &mut host.node.backends {
+            backend.state = BackendState::Retired as u8;
+        }
+        let answer = packet((net.backend, 8080), (net.client, 4000), Some(ACK));
+        for (ifindex, bytes) in [(CLIENT_IF, ask(Some(ACK))), (BACKEND_IF, answer)] {
+            assert_eq!(run(&mut host, Hook::FromPod, ifindex, bytes).action, Action::Peer);
+        }
+        for bytes in [ask(None), packet((net.client, 4001), (net.vip, 80), Some(SYN))] {
+            assert_eq!(run(&mut host, Hook::FromPod, CLIENT_IF, bytes).action, Action::Back);
+        }
+        assert_eq!(count(&host, Reason::Refused), 2);
     }
 }
