@@ -192,6 +192,23 @@ fn all_sockets_are_one_client() {
     }
 }
 
+/// R15: to a node port without endpoints no packet leaves the node that could be refused, and a
+/// server of the node must not answer for the service: port 0 has none.
+#[test]
+fn a_node_port_without_endpoints_has_no_server() {
+    for net in nets() {
+        for protocol in [TCP, UDP] {
+            let mut host = with_lists(net, 0, Deliver::Stack);
+            let flags = NO_ENDPOINT.flags | service_flags::EXTERNAL;
+            frontend(&mut host, net.vip, protocol, Service { flags, ..NO_ENDPOINT });
+            assert_eq!(connect(&host, protocol, 1, (net.vip, 80)), (net.vip, 80), "no node port");
+            let flags = flags | service_flags::NODE_PORT;
+            frontend(&mut host, net.vip, protocol, Service { flags, ..NO_ENDPOINT });
+            assert_eq!(connect(&host, protocol, 1, (net.vip, 80)), (net.vip, 0));
+        }
+    }
+}
+
 /// What is not decided here goes on as it is, to be refused or dropped as a packet.
 #[test]
 fn the_rest_is_left_to_packets() {
