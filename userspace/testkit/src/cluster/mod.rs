@@ -363,6 +363,12 @@ pub fn missing() -> Option<&'static str> {
     plugins.is_none().then_some("the CNI plugins are not installed (containernetworking-plugins)")
 }
 
+/// Whether nodes can have cgroups of their own here: cgroup v2 is mounted.
+#[must_use]
+pub fn has_cgroups() -> bool {
+    cgroup::root().is_some()
+}
+
 /// Asks until there is an answer.
 ///
 /// # Errors

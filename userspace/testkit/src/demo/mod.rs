@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use self::console::Console;
 use self::scene::Scene;
-use crate::cluster::{Cluster, Options, STATE_ROOT};
+use crate::cluster::{self, Cluster, Options, STATE_ROOT};
 use crate::matrix;
 
 /// Which API server.
@@ -58,9 +58,9 @@ pub struct Config {
     /// Number of nodes, at least 2
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
     pub nodes: u8,
-    /// Balance at the socket as well, in a cgroup for each node
+    /// Without balancing at the socket, for which each node has a cgroup if cgroup v2 is mounted
     #[arg(long)]
-    pub cgroups: bool,
+    pub packets_only: bool,
     /// Where the cluster keeps its state
     #[arg(long, default_value = STATE_ROOT)]
     pub state_root: PathBuf,
@@ -83,7 +83,7 @@ pub fn run(config: &Config) -> Result<()> {
         nodes: usize::from(config.nodes),
         sluice: Some(sluice),
         state_root: config.state_root.clone(),
-        cgroups: config.cgroups,
+        cgroups: !config.packets_only && cluster::has_cgroups(),
         progress: |step| println!("  {step}"),
         ..Options::default()
     };

@@ -119,7 +119,7 @@ fn office_routes(cluster: &Cluster, site: &Site, ranges: &[String]) -> Result<()
     let network = cluster.network();
     let (v4, v6) = OFFICE_TOO;
     network.office.ip(&format!(
-        "address replace {v4}/24 dev {UPLINK}\naddress replace {v6}/64 dev {UPLINK} nodad\n"
+        "address replace {v4}/24 dev {UPLINK}\naddress replace {v6}/64 dev {UPLINK} nodad preferred_lft 0\n"
     ))?;
     for (node, table) in TABLES {
         let via = site.nodes.get(node).with_context(|| format!("addresses of {node}"))?;

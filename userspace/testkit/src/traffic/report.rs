@@ -76,7 +76,7 @@ pub struct Answer {
 }
 
 /// What traffic came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Attempts that have ended.
     pub attempts: u64,

@@ -2,6 +2,7 @@
 //! words for writing Services and asking them.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice_testkit::cluster::netns::Netns;
+use sluice_testkit::cluster::process::Spec;
 use sluice_testkit::cluster::{self, Cluster, Options};
 use sluice_testkit::traffic::{self, Failure, Load, Plan, Report, Running};
 
@@ -112,6 +114,7 @@ impl Rig {
         let options = Options {
             sluice: Some(sluice),
             testkit: Some(env!("CARGO_BIN_EXE_sluice-testkit").into()),
+            cgroups: cluster::has_cgroups(),
             ..Options::default()
         };
         let cluster = Cluster::start(options).unwrap();
@@ -199,14 +202,33 @@ impl Rig {
 
     /// Asks so many times.
     pub(crate) fn report(&self, from: &str, target: SocketAddr, way: Way, times: u64) -> Report {
-        let plan = Plan { timeout: PATIENCE, ..Plan::new(target, way.load()).limit(times) };
-        traffic::run(&self.netns(from), plan).unwrap()
+        self.run(from, target, way, times, PATIENCE)
+    }
+
+    /// Asks from a namespace; for a node by a process of it, so that it is in the node's cgroup.
+    fn run(&self, from: &str, at: SocketAddr, way: Way, times: u64, timeout: Duration) -> Report {
+        let Ok(node) = self.cluster.node(from) else {
+            let plan = Plan { timeout, ..Plan::new(at, way.load()).limit(times) };
+            return traffic::run(&self.netns(from), plan).unwrap();
+        };
+        let kind = if way.udp { "datagrams" } else { "connections" };
+        let netns = node.netns().path().display();
+        let args = format!(
+            "traffic {at} --kind {kind} --netns {netns} --per-s 500 --count {times} --timeout-ms {}",
+            timeout.as_millis()
+        );
+        // That attempts fail is in the report.
+        let log = self.cluster.dir().join("traffic.log");
+        let spec = Spec::new(self.cluster.program()).args(args.split(' ')).log(log).pipe_stdout();
+        let process = node.spawn(&spec).unwrap();
+        let mut report = String::new();
+        process.take_stdout().unwrap().read_to_string(&mut report).unwrap();
+        serde_json::from_str(&report).unwrap()
     }
 
     /// Asks once.
     pub(crate) fn ask(&self, from: &str, target: SocketAddr, way: Way) -> End {
-        let plan = Plan { timeout: SILENCE, ..Plan::new(target, way.load()).limit(1) };
-        let report = traffic::run(&self.netns(from), plan).unwrap();
+        let report = self.run(from, target, way, 1, SILENCE);
         match report.backends.into_keys().next() {
             Some(backend) => End::By(backend),
             None => End::Not(report.failures.into_keys().next().unwrap()),
@@ -225,8 +247,7 @@ impl Rig {
         let deadline = Instant::now() + SOON;
         loop {
             let times = if backends.is_empty() { 2 } else { 8 * backends.len() as u64 };
-            let plan = Plan { timeout: SILENCE, ..Plan::new(target, way.load()).limit(times) };
-            let report = traffic::run(&self.netns(from), plan).unwrap();
+            let report = self.run(from, target, way, times, SILENCE);
             let seen: BTreeSet<&str> = report.backends.keys().map(String::as_str).collect();
             if seen == expected && (report.failed() == 0 || backends.is_empty()) {
                 return;
