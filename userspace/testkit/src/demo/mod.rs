@@ -125,7 +125,9 @@ fn judge(cluster: &Cluster, console: &Console, slice: &matrix::Options) -> Resul
         console.line(line);
     }
     let (met, total) = (outcome.met, outcome.total);
-    let detail = format!("{met} of {total} as expected, {} differ", total - met);
+    let late = outcome.late;
+    let detail =
+        format!("{met} of {total} as expected, {} differ; {late} answers came late", total - met);
     console.expect("cells of the matrix", met == total, detail);
     Ok(())
 }

@@ -168,7 +168,7 @@ fn netns(cluster: &Cluster, source: &Source) -> Result<Netns> {
 }
 
 fn seen(site: &Site, finding: Finding) -> Seen {
-    let mut seen = Seen::default();
+    let mut seen = Seen { late: finding.late, ..Seen::default() };
     for (backend, clients) in finding.backends {
         let owners = clients.into_iter().map(|client| site.owner(client)).collect();
         seen.backends.insert(backend, owners);

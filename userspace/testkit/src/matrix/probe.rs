@@ -24,6 +24,9 @@ const AT_ONCE: usize = 48;
 /// After so many failures a question is settled.
 const FAILURES: u64 = 2;
 
+/// An answer after this is late: a SYN is sent again after a second.
+const LATE: Duration = Duration::from_millis(900);
+
 /// What to ask.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -58,12 +61,15 @@ pub(super) struct Finding {
     pub(super) backends: BTreeMap<String, BTreeSet<IpAddr>>,
     /// How other attempts ended.
     pub(super) failures: BTreeMap<Failure, u64>,
+    /// Answers that took as long as only a packet that was sent again does, or a busy machine.
+    pub(super) late: u64,
 }
 
 impl Finding {
     fn note(&mut self, result: io::Result<Answer>) {
         match result {
             Ok(answer) => {
+                self.late += u64::from(answer.latency > LATE);
                 self.backends.entry(answer.backend).or_default().insert(answer.client);
             }
             Err(error) => *self.failures.entry(Failure::of(&error)).or_default() += 1,

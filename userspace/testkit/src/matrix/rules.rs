@@ -223,6 +223,8 @@ pub struct Seen {
     pub silent: u64,
     /// Attempts that ended otherwise.
     pub other: u64,
+    /// Answers that came late, which is no matter of rules.
+    pub late: u64,
 }
 
 impl Expected {

@@ -20,6 +20,8 @@ pub struct Outcome {
     pub met: usize,
     /// Number of all cells.
     pub total: usize,
+    /// Answers that took about a second: packets lost on the way, or a busy machine.
+    pub late: u64,
 }
 
 /// Tells of cells, in the rows' order, with what was seen; `labels` names the rows.
@@ -28,7 +30,8 @@ pub(super) fn tell(labels: &[[String; 2]], cells: &[(Cell, Seen)]) -> Outcome {
     for cell in cells {
         squares.entry((cell.0.row, cell.0.source)).or_default().push(cell);
     }
-    let mut outcome = Outcome { total: cells.len(), ..Outcome::default() };
+    let late = cells.iter().map(|(_, seen)| seen.late).sum();
+    let mut outcome = Outcome { total: cells.len(), late, ..Outcome::default() };
     outcome.header = vec!["SERVICE".to_owned(), "ASKED AT".to_owned()];
     outcome.header.extend(SOURCES.iter().map(|source| source.title.to_owned()));
     for (row, label) in labels.iter().enumerate() {

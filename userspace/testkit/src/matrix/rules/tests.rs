@@ -139,7 +139,7 @@ fn seen(backends: &[(&str, &[&str])], refused: u64, silent: u64, other: u64) -> 
     let backends = backends.iter().map(|(backend, clients)| {
         ((*backend).to_owned(), clients.iter().map(|c| (*c).to_owned()).collect())
     });
-    Seen { backends: backends.collect(), refused, silent, other }
+    Seen { backends: backends.collect(), refused, silent, other, late: 0 }
 }
 
 #[test]
