@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use ipnet::IpNet;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_agent::config::Config;
@@ -157,7 +159,14 @@ impl Rig {
     pub(crate) async fn converges(&self) {
         let expected = expected(self.store());
         let until = Instant::now() + PATIENCE;
-        while self.recorder.last().as_ref() != Some(&expected) {
+        // The ranges may come after the rest (R41).
+        let ranges = self.config.service_ranges.is_empty().then(|| service_ranges(self.store()));
+        let written = || {
+            let record = self.recorder.record();
+            record.states.last() == Some(&expected)
+                && ranges.as_ref().is_none_or(|ranges| record.cidrs == *ranges)
+        };
+        while !written() {
             assert!(
                 Instant::now() < until,
                 "not within {PATIENCE:?}; expected {:#?}\n but wrote {:#?}",
@@ -217,6 +226,15 @@ pub(crate) fn expected(store: &Store) -> Arc<State> {
     index.replace_services(decoded(store, "services"));
     index.replace_slices(decoded(store, "endpointslices"));
     index.state()
+}
+
+/// The ranges of all ServiceCIDR objects, in order.
+fn service_ranges(store: &Store) -> Vec<String> {
+    let objects: Vec<ServiceCIDR> = decoded(store, "servicecidrs");
+    let texts = objects.into_iter().filter_map(|object| object.spec?.cidrs).flatten();
+    let mut ranges: Vec<IpNet> = texts.map(|text| text.parse().expect("a range")).collect();
+    ranges.sort_unstable();
+    ranges.iter().map(ToString::to_string).collect()
 }
 
 fn decoded<T: DeserializeOwned>(store: &Store, plural: &str) -> Vec<T> {
