@@ -41,7 +41,7 @@ pub trait Packet {
     fn hop(&mut self) -> &mut NextHop;
     /// Asks the kernel's routes for the way from `src` to the address in [`Packet::hop`], and puts
     /// the neighbour there. `class_be` is IPv4's type of service, or traffic class and flow label.
-    /// False where the stack must decide: no route, no neighbour yet, or the packet (its segments,
+    /// False where the stack must decide: no route, or the packet (its segments,
     /// if it is yet to be segmented) exceeds the MTU.
     fn route(&mut self, src: &[u32; 4], class_be: u32) -> bool;
 }

@@ -3,9 +3,9 @@
 use core::mem::size_of;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_SUCCESS,
-    TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
-    bpf_redir_neigh,
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    bpf_fib_lookup as FibLookup, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
     bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
@@ -226,7 +226,11 @@ fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32) -> 
     let len = size_of::<FibLookup>() as i32;
     // SAFETY: a helper that reads and writes `len` bytes of an initialised structure.
     let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut params, len, 0) };
-    if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+    // A neighbour that is not known yet: `bpf_redirect_neigh` asks for it and keeps the packet meanwhile.
+    // The stack would not do: it takes no packet from outside that comes from the node's own address.
+    if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        && result != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH)
+    {
         return false;
     }
     // SAFETY: every field of the union is plain bytes.
