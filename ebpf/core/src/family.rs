@@ -340,10 +340,10 @@ impl Family for V6 {
         let len = (size_of::<Icmp>() + quoted) as u16;
         let [a, b] = len.to_be_bytes();
         packet.store(ETHERNET_LEN + 4, [a, b, ICMPV6, HOPS])?;
-        let mut pseudo = u64::from(u32::from(len).to_be()) + u64::from(u32::from(ICMPV6).to_be());
-        for word in src.into_iter().chain(dst) {
-            pseudo += u64::from(word);
-        }
+        let pseudo = u64::from(u32::from(len).to_be())
+            + u64::from(u32::from(ICMPV6).to_be())
+            + sum(src)
+            + sum(dst);
         icmp(packet, ETHERNET_LEN + HEADER, (1, 4), quoted, pseudo)
     }
 
@@ -364,6 +364,12 @@ impl Family for V6 {
         let low = (u64::from(c) << 32) | u64::from(d);
         mix(high).wrapping_add(low)
     }
+}
+
+/// The sum of an address's words. Written out: 5.10 refuses a loop that is closed by falling through.
+#[inline(always)]
+fn sum([a, b, c, d]: [u32; 4]) -> u64 {
+    u64::from(a) + u64::from(b) + u64::from(c) + u64::from(d)
 }
 
 /// Writes the header of an ICMP error in front of the `quoted` bytes it is about; `sum` is what its
