@@ -10,6 +10,7 @@ mod established;
 mod flags;
 mod fragments;
 mod matrix;
+mod packets;
 mod ranges;
 mod restart;
 mod rig;
