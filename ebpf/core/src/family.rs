@@ -19,6 +19,10 @@ const HOPS: u8 = 64;
 /// Octets of the transport header that an ICMP error quotes (RFC 792).
 const QUOTED: usize = 8;
 
+/// IANA protocol numbers of IPv6's other extension headers (RFC 8200 section 4, RFC 4302, RFC 4303,
+/// RFC 6275).
+const EXTENSION_HEADERS: [u8; 6] = [0, 43, 50, 51, 60, 135];
+
 /// An address family.
 pub trait Family: Copy + 'static {
     /// An address as on the wire.
@@ -45,6 +49,8 @@ pub trait Family: Copy + 'static {
     fn backend_address(backend: &Backend) -> Self::Addr;
     /// Whether an address lies in the pod network; true where none is configured (R12).
     fn is_pod(config: &Config, address: Self::Addr) -> bool;
+    /// Whether an address is a single host's, and so may be answered.
+    fn is_host(address: Self::Addr) -> bool;
     /// Whether a pod network is configured.
     fn has_pods(config: &Config) -> bool;
     /// Whether an address lies in a range of ClusterIPs.
@@ -181,6 +187,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn is_host(address: Addr4) -> bool {
+        let first = u32::from_be(address.0) >> 24;
+        first != 0 && first < 224
+    }
+
+    #[inline(always)]
     fn has_pods(config: &Config) -> bool {
         let [_, mask] = config.pods4;
         mask != 0
@@ -261,6 +273,10 @@ impl Family for V6 {
         if header.next_header == FRAGMENT_HEADER {
             return Err(Reason::Fragment);
         }
+        if EXTENSION_HEADERS.contains(&header.next_header) {
+            // What it is about stands behind: not to be judged by this.
+            return Err(Reason::OtherProtocol);
+        }
         Ok(Head {
             src: Addr6(header.src),
             dst: Addr6(header.dst),
@@ -304,6 +320,12 @@ impl Family for V6 {
         let [a, b, c, d] = address.0;
         let [ma, mb, mc, md] = mask;
         Addr6([a & ma, b & mb, c & mc, d & md]) == Addr6(net)
+    }
+
+    #[inline(always)]
+    fn is_host(address: Addr6) -> bool {
+        let [first, ..] = address.0;
+        u32::from_be(first) >> 24 != 0xff && address != Addr6([0; 4])
     }
 
     #[inline(always)]

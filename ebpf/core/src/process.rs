@@ -151,7 +151,11 @@ fn turn_away<F: Family, P: Packet, T: Tables<F>>(
     reason: Reason,
 ) -> (Action, Reason) {
     if reason == Reason::Refused {
-        if node.may_refuse(node.now()) && refuse::<F, P>(packet, head.protocol, head.transport) {
+        // Only a single host is answered (RFC 1122 section 3.2.2).
+        if F::is_host(head.src)
+            && node.may_refuse(node.now())
+            && refuse::<F, P>(packet, head.protocol, head.transport)
+        {
             return (Action::Back, Reason::Refused);
         }
         return (Action::Drop, Reason::RefusedSilently);

@@ -27,6 +27,7 @@ use crate::http::service_health::Refused;
 use crate::metrics::{Change, Metrics};
 use crate::pace::Pace;
 use crate::plane::{Gone, LinkReport, PlaneHandle, SyncReport};
+use crate::ranges::Source;
 use crate::snapshot::Snapshot;
 use crate::watch::Update;
 
@@ -310,7 +311,9 @@ impl Control {
 
     fn sync(&mut self) {
         let wanted = self.cluster.take_state();
-        let (cidrs, _) = self.cluster.service_ranges();
+        let (cidrs, source) = self.cluster.service_ranges();
+        // Before they are known, those of an earlier run stay.
+        let cidrs = (source != Source::Unknown).then_some(cidrs);
         let full = self.full;
         self.pace.started();
         self.metrics.sync_started();

@@ -105,7 +105,8 @@ pub struct Dataplane {
     layout: Option<Layout>,
     state: Option<Arc<State>>,
     ways: Ways,
-    service_cidrs: Vec<IpNet>,
+    /// `None` until they are known: those of an earlier run hold.
+    service_cidrs: Option<Vec<IpNet>>,
     sockets: Vec<Attachment>,
     expiry: Expiry,
     started: Instant,
@@ -135,7 +136,7 @@ impl Dataplane {
             layout: None,
             state: None,
             ways: Ways::default(),
-            service_cidrs: Vec::new(),
+            service_cidrs: None,
             sockets: Vec::new(),
             started: Instant::now(),
             runtime,
@@ -176,9 +177,11 @@ impl Dataplane {
         };
         self.apply(&plan.ops)?;
         // Only now: before, every address of the ranges would be one that no service has.
-        let mut config = self.maps.config()?;
-        service_ranges(&mut config, &self.service_cidrs);
-        self.maps.set_config(config)?;
+        if let Some(cidrs) = &self.service_cidrs {
+            let mut config = self.maps.config()?;
+            service_ranges(&mut config, cidrs);
+            self.maps.set_config(config)?;
+        }
         Ok(report)
     }
 
@@ -199,7 +202,7 @@ impl Dataplane {
     /// no service has are dropped. Of each family only the first few count
     /// ([`sluice_abi::SERVICE_RANGES`]).
     pub fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {
-        self.service_cidrs = cidrs.to_vec();
+        self.service_cidrs = Some(cidrs.to_vec());
     }
 
     /// Attaches programs to veths and uplinks that came, forgets those that went, takes the program off

@@ -77,13 +77,19 @@ impl PlaneHandle {
         .await
     }
 
-    /// See [`Plane::set_service_cidrs`] and [`Plane::sync`].
+    /// See [`Plane::set_service_cidrs`] and [`Plane::sync`]; `None`: the ranges are not known.
     ///
     /// # Errors
     /// See [`Gone`].
-    pub async fn sync(&self, state: Arc<State>, cidrs: Vec<IpNet>) -> Result<SyncReport, Gone> {
+    pub async fn sync(
+        &self,
+        state: Arc<State>,
+        cidrs: Option<Vec<IpNet>>,
+    ) -> Result<SyncReport, Gone> {
         self.with(move |plane| {
-            plane.set_service_cidrs(&cidrs);
+            if let Some(cidrs) = cidrs {
+                plane.set_service_cidrs(&cidrs);
+            }
             plane.sync(&state)
         })
         .await
