@@ -32,14 +32,27 @@ pub trait Family: Copy + 'static {
     /// All zero, to be filled in.
     const NO_FLOW: Flow<Self::Addr>;
 
-    /// Reads the header and finds the transport header.
+    /// IANA protocol number of its control messages.
+    const CONTROL: u8;
+    /// Reads the header that begins `at`, and finds the transport header.
     ///
     /// # Errors
     /// The reason for which the packet is not ours to translate.
-    fn parse<P: Packet>(packet: &P) -> Result<Head<Self>, Reason>;
-    /// Writes a flow's addresses into the header (and decrements its hop limit for a router), with
-    /// its checksum; returns the folded difference for the transport checksum.
-    fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Self::Addr>, route: bool) -> Option<u32>;
+    fn parse<P: Packet>(packet: &P, at: usize) -> Result<Head<Self>, Reason>;
+    /// Whether a control message of this type quotes the packet that it is about.
+    fn is_error(kind: u8) -> bool;
+    /// Turns the addresses of a header that an error quotes `at` into those that the sender used;
+    /// returns the folded difference for the checksum of the error.
+    fn rewrite_quoted<P: Packet>(packet: &mut P, at: usize, flow: &Flow<Self::Addr>)
+    -> Option<u32>;
+    /// Writes addresses into the header (and decrements its hop limit for a router), with its
+    /// checksum; returns the folded difference for the transport checksum.
+    fn rewrite<P: Packet>(
+        packet: &mut P,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+        route: bool,
+    ) -> Option<u32>;
     /// Asks the kernel's routes for the next hop; false where the stack must decide, also when the
     /// hop limit ends here.
     fn route<P: Packet>(packet: &mut P, head: &Head<Self>, flow: &Flow<Self::Addr>) -> bool;
@@ -115,11 +128,29 @@ pub struct V6;
 impl Family for V4 {
     type Addr = Addr4;
     const IPV6: bool = false;
+    const CONTROL: u8 = ICMP;
     const NO_FLOW: Flow<Addr4> = no_flow(Addr4(0));
 
     #[inline(always)]
-    fn parse<P: Packet>(packet: &P) -> Result<Head<Self>, Reason> {
-        let header: Ipv4 = packet.load(ETHERNET_LEN).ok_or(Reason::Malformed)?;
+    fn is_error(kind: u8) -> bool {
+        // Destination unreachable, time exceeded, parameter problem (RFC 792).
+        kind == 3 || kind == 11 || kind == 12
+    }
+
+    #[inline(always)]
+    fn rewrite_quoted<P: Packet>(packet: &mut P, at: usize, flow: &Flow<Addr4>) -> Option<u32> {
+        let mut tail: Ipv4Tail = packet.load(at + IPV4_TAIL)?;
+        let diff = fold32(change(change(0, tail.src, flow.dst.0), tail.dst, flow.src.0));
+        (tail.src, tail.dst) = (flow.dst.0, flow.src.0);
+        tail.check_be = apply(tail.check_be, diff);
+        packet.store(at + IPV4_TAIL, tail)?;
+        // What its own checksum takes up, the error's does not see.
+        Some(0)
+    }
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P, at: usize) -> Result<Head<Self>, Reason> {
+        let header: Ipv4 = packet.load(at).ok_or(Reason::Malformed)?;
         let ihl = usize::from(header.version_ihl & 0x0f);
         if header.version_ihl >> 4 != 4 || ihl < 5 {
             return Err(Reason::Malformed);
@@ -135,17 +166,17 @@ impl Family for V4 {
             src: Addr4(header.src),
             dst: Addr4(header.dst),
             protocol: header.protocol,
-            transport: ETHERNET_LEN + ihl * 4,
+            transport: at + ihl * 4,
             ttl: header.ttl,
             class_be: header.tos.into(),
         })
     }
 
     #[inline(always)]
-    fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Addr4>, route: bool) -> Option<u32> {
+    fn rewrite<P: Packet>(packet: &mut P, src: &Addr4, dst: &Addr4, route: bool) -> Option<u32> {
         let mut tail: Ipv4Tail = packet.load(ETHERNET_LEN + IPV4_TAIL)?;
-        let diff = fold32(change(change(0, tail.src, flow.src.0), tail.dst, flow.dst.0));
-        (tail.src, tail.dst) = (flow.src.0, flow.dst.0);
+        let diff = fold32(change(change(0, tail.src, src.0), tail.dst, dst.0));
+        (tail.src, tail.dst) = (src.0, dst.0);
         tail.check_be = apply(tail.check_be, diff);
         if route {
             // The word of TTL and protocol, as it lies in memory.
@@ -262,11 +293,27 @@ impl Family for V4 {
 impl Family for V6 {
     type Addr = Addr6;
     const IPV6: bool = true;
+    const CONTROL: u8 = ICMPV6;
     const NO_FLOW: Flow<Addr6> = no_flow(Addr6([0; 4]));
 
     #[inline(always)]
-    fn parse<P: Packet>(packet: &P) -> Result<Head<Self>, Reason> {
-        let header: Ipv6 = packet.load(ETHERNET_LEN).ok_or(Reason::Malformed)?;
+    fn is_error(kind: u8) -> bool {
+        // RFC 4443 section 2.1: errors are below 128; from 5 on none is defined.
+        (1..=4).contains(&kind)
+    }
+
+    #[inline(always)]
+    fn rewrite_quoted<P: Packet>(packet: &mut P, at: usize, flow: &Flow<Addr6>) -> Option<u32> {
+        let [src, dst]: [[u32; 4]; 2] = packet.load(at + IPV6_ADDRESSES)?;
+        let old = fold32(sum(src) + sum(dst));
+        let new = fold32(sum(flow.dst.0) + sum(flow.src.0));
+        packet.store(at + IPV6_ADDRESSES, [flow.dst.0, flow.src.0])?;
+        Some(fold32(change(0, old, new)))
+    }
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P, at: usize) -> Result<Head<Self>, Reason> {
+        let header: Ipv6 = packet.load(at).ok_or(Reason::Malformed)?;
         if u32::from_be(header.version_flow_be) >> 28 != 6 {
             return Err(Reason::Malformed);
         }
@@ -281,16 +328,16 @@ impl Family for V6 {
             src: Addr6(header.src),
             dst: Addr6(header.dst),
             protocol: header.next_header,
-            transport: ETHERNET_LEN + size_of::<Ipv6>(),
+            transport: at + size_of::<Ipv6>(),
             ttl: header.hop_limit,
             class_be: header.version_flow_be,
         })
     }
 
     #[inline(always)]
-    fn rewrite<P: Packet>(packet: &mut P, flow: &Flow<Addr6>, route: bool) -> Option<u32> {
+    fn rewrite<P: Packet>(packet: &mut P, src: &Addr6, dst: &Addr6, route: bool) -> Option<u32> {
         let mut diff = 0;
-        rewrite6(packet, flow, route, &mut diff).then_some(diff)
+        rewrite6(packet, src, dst, route, &mut diff).then_some(diff)
     }
 
     #[inline(always)]
@@ -420,21 +467,27 @@ fn icmp<P: Packet>(
 /// A function of its own, since sixteen words in flight are more than a program's registers, and
 /// what does not fit there goes to its stack of 512 bytes.
 #[inline(never)]
-fn rewrite6<P: Packet>(packet: &mut P, flow: &Flow<Addr6>, route: bool, out: &mut u32) -> bool {
+fn rewrite6<P: Packet>(
+    packet: &mut P,
+    new_src: &Addr6,
+    new_dst: &Addr6,
+    route: bool,
+    out: &mut u32,
+) -> bool {
     const HOP_LIMIT: usize = ETHERNET_LEN + IPV6_ADDRESSES - 1;
     let Some(old) = packet.load::<[[u32; 4]; 2]>(ETHERNET_LEN + IPV6_ADDRESSES) else {
         return false;
     };
     let [src, dst] = old;
     let mut diff = 0;
-    for (old, new) in src.into_iter().zip(flow.src.0) {
+    for (old, new) in src.into_iter().zip(new_src.0) {
         diff = change(diff, old, new);
     }
-    for (old, new) in dst.into_iter().zip(flow.dst.0) {
+    for (old, new) in dst.into_iter().zip(new_dst.0) {
         diff = change(diff, old, new);
     }
     *out = fold32(diff);
-    if packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [flow.src.0, flow.dst.0]).is_none() {
+    if packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [new_src.0, new_dst.0]).is_none() {
         return false;
     }
     if !route {

@@ -77,6 +77,9 @@ impl Packet for HostPacket {
         let diff = u64::from(!old) + u64::from(new);
         self.fix(check, ((diff & 0xffff_ffff) + (diff >> 32)) as u32, udp)
     }
+    fn fix_body(&mut self, check: usize, diff: u32) -> Option<()> {
+        self.fix(check, diff, false)
+    }
     fn make_room(&mut self, keep: usize, room: usize) -> Option<()> {
         if keep > self.bytes.len() {
             return None;

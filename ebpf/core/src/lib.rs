@@ -9,6 +9,7 @@
 extern crate std;
 
 mod checksum;
+mod error;
 mod family;
 #[cfg(feature = "host")]
 pub mod host;

@@ -34,6 +34,8 @@ pub trait Packet {
     fn fix_addresses(&mut self, check: usize, diff: u32, udp: bool, ipv6: bool) -> Option<()>;
     /// Fixes a TCP or UDP checksum for a changed word, as both ports are. `None` if refused.
     fn fix_ports(&mut self, check: usize, old: u32, new: u32, udp: bool) -> Option<()>;
+    /// Fixes a checksum for changes of what it covers, by their folded difference. `None` if refused.
+    fn fix_body(&mut self, check: usize, diff: u32) -> Option<()>;
     /// Cuts the packet behind `keep` bytes and opens `room` bytes behind the Ethernet header, of any
     /// content. `None` if refused; the packet is then good for nothing.
     fn make_room(&mut self, keep: usize, room: usize) -> Option<()>;

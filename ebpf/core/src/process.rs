@@ -3,13 +3,14 @@
 use sluice_abi::{Flow, FlowKey, Reason, flags, tcp};
 
 use crate::UDP_TIMEOUT_S;
+use crate::error::{error, way};
 use crate::family::{Family, Head, V4, V6};
 use crate::open::{self, Arrival, lead, learn};
 use crate::packet::Packet;
 use crate::refuse::refuse;
 use crate::tables::{FlowTable, NodeTables, Tables};
 use crate::translate::{reverse, translate};
-use crate::wire::{self, Tcp, Udp};
+use crate::wire::{self, ETHERNET_LEN, Tcp, Udp};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +88,18 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         // Forwarded: its ingress has seen to it.
         return (Action::Pass, Reason::NotService);
     }
-    let head = match F::parse(packet) {
+    let head = match F::parse(packet, ETHERNET_LEN) {
         Ok(head) => head,
         Err(reason) => return (Action::Pass, reason),
     };
     let Some(segment) = segment(packet, head.protocol, head.transport) else {
         if head.protocol == wire::TCP || head.protocol == wire::UDP {
             return (Action::Pass, Reason::Malformed);
+        }
+        if head.protocol == F::CONTROL
+            && let Some(reason) = error::<F, P, T>(packet, tables, hook)
+        {
+            return (way(reason), reason);
         }
         let node = tables.split().1;
         return match open::stray::<F, T>(node, head.dst) {

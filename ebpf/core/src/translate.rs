@@ -26,49 +26,68 @@ pub(crate) fn translate<F: Family, P: Packet>(
     flow: &Flow<F::Addr>,
     hook: Hook,
 ) -> (Action, Reason) {
-    let mut deliver = flow.deliver;
-    if hook == Hook::ToPods {
-        // Egress: the packet is on its way already.
-        deliver = Deliver::Stack as u8;
-    }
-    let mut action = Action::Pass;
-    if hook == Hook::ToNetwork {
-        // The stack has routed it already, to where the service's address seems to be.
-        if deliver == Deliver::Peer as u8 {
-            F::to_pod(packet, flow);
-            action = Action::Neighbour;
-        } else if F::route(packet, head, flow) {
-            action = Action::Neighbour;
-        } else {
-            return (Action::Drop, Reason::NoRoute);
-        }
-    } else if deliver == Deliver::Peer as u8 {
-        if packet.store(0, flow.mac.head).is_none() || packet.store(4, flow.mac.tail).is_none() {
-            return (Action::Drop, Reason::Rewrite);
-        }
-        packet.hop().ifindex = flow.ifindex;
-        action = Action::Peer;
-    } else if deliver == Deliver::Route as u8 && F::route(packet, head, flow) {
-        action = Action::Neighbour;
-    }
-    let routed = deliver != Deliver::Peer as u8 && action == Action::Neighbour;
-    if rewrite::<F, P>(packet, head, flow, routed).is_none() {
+    let (action, hops) = match deliver::<F, P>(packet, head, flow, hook) {
+        Ok(way) => way,
+        Err(reason) => return (Action::Drop, reason),
+    };
+    if rewrite::<F, P>(packet, head, flow, hops).is_none() {
         return (Action::Drop, Reason::Rewrite);
     }
     if action != Action::Peer {
         // Other hooks on its way have nothing to do with it any more.
         packet.mark();
     }
+    (action, reason(action, flow))
+}
+
+/// Under which reason a translated packet is counted.
+#[inline(always)]
+pub(crate) fn reason<A>(action: Action, flow: &Flow<A>) -> Reason {
     let reply = flow.flags & flags::REPLY != 0;
-    let reason = match (action, reply) {
+    match (action, reply) {
         (Action::Peer, false) => Reason::ForwardPeer,
         (Action::Peer, true) => Reason::ReplyPeer,
         (Action::Neighbour, false) => Reason::ForwardRoute,
         (Action::Neighbour, true) => Reason::ReplyRoute,
         (_, false) => Reason::ForwardStack,
         (_, true) => Reason::ReplyStack,
-    };
-    (action, reason)
+    }
+}
+
+/// Prepares the way of a flow's packet to its destination, and whether it is that of a router, which
+/// takes a hop.
+#[inline(always)]
+pub(crate) fn deliver<F: Family, P: Packet>(
+    packet: &mut P,
+    head: &Head<F>,
+    flow: &Flow<F::Addr>,
+    hook: Hook,
+) -> Result<(Action, bool), Reason> {
+    if hook == Hook::ToPods {
+        // Egress: the packet is on its way already.
+        return Ok((Action::Pass, false));
+    }
+    if hook == Hook::ToNetwork {
+        // The stack has routed it already, to where the service's address seems to be.
+        if flow.deliver == Deliver::Peer as u8 {
+            F::to_pod(packet, flow);
+            return Ok((Action::Neighbour, false));
+        }
+        return if F::route(packet, head, flow) {
+            Ok((Action::Neighbour, true))
+        } else {
+            Err(Reason::NoRoute)
+        };
+    }
+    if flow.deliver == Deliver::Peer as u8 {
+        if packet.store(0, flow.mac.head).is_none() || packet.store(4, flow.mac.tail).is_none() {
+            return Err(Reason::Rewrite);
+        }
+        packet.hop().ifindex = flow.ifindex;
+        return Ok((Action::Peer, false));
+    }
+    let routed = flow.deliver == Deliver::Route as u8 && F::route(packet, head, flow);
+    Ok(if routed { (Action::Neighbour, true) } else { (Action::Pass, false) })
 }
 
 /// Addresses, then ports. Old values are read from the packet again and used at once: keeping them
@@ -82,7 +101,7 @@ fn rewrite<F: Family, P: Packet>(
 ) -> Option<()> {
     let udp = head.protocol == wire::UDP;
     let check = head.transport + if udp { wire::UDP_CHECK } else { wire::TCP_CHECK };
-    let diff = F::rewrite(packet, flow, routed)?;
+    let diff = F::rewrite(packet, &flow.src, &flow.dst, routed)?;
     packet.fix_addresses(check, diff, udp, F::IPV6)?;
     let old: u32 = packet.load(head.transport)?;
     let ([a, b], [c, d]) = (flow.sport_be.to_ne_bytes(), flow.dport_be.to_ne_bytes());

@@ -175,6 +175,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn fix_body(&mut self, check: usize, diff: u32) -> Option<()> {
+        (self.checksum(check, 0, diff.into(), 0) == 0).then_some(())
+    }
+
+    #[inline(always)]
     fn make_room(&mut self, keep: usize, room: usize) -> Option<()> {
         // SAFETY: helpers on a valid context; packet pointers are taken anew at each access.
         unsafe {
