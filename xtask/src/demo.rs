@@ -27,6 +27,18 @@ pub(crate) struct Options {
     /// Print who answers whom
     #[arg(long)]
     matrix: bool,
+    /// Only these parts of the matrix, separated by commas
+    #[arg(long, requires = "matrix")]
+    only: Option<String>,
+    /// Only these sources of the matrix: pod, node, backend, office
+    #[arg(long, requires = "matrix")]
+    from: Option<String>,
+    /// How much longer than usual the matrix waits for answers, for slow machines
+    #[arg(long, requires = "matrix")]
+    patience: Option<String>,
+    /// Balance by packets alone, not at the socket
+    #[arg(long)]
+    packets_only: bool,
     /// The API server: embedded or kubernetes
     #[arg(long)]
     api: Option<String>,
@@ -42,14 +54,23 @@ impl Options {
     /// The engine's arguments.
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec!["demo".to_owned()];
-        for (flag, set) in
-            [("--check", self.check), ("--keep", self.keep), ("--matrix", self.matrix)]
-        {
+        for (flag, set) in [
+            ("--check", self.check),
+            ("--keep", self.keep),
+            ("--matrix", self.matrix),
+            ("--packets-only", self.packets_only),
+        ] {
             if set {
                 arguments.push(flag.to_owned());
             }
         }
-        for (flag, value) in [("--api", &self.api), ("--proxy", &self.proxy)] {
+        for (flag, value) in [
+            ("--only", &self.only),
+            ("--from", &self.from),
+            ("--patience", &self.patience),
+            ("--api", &self.api),
+            ("--proxy", &self.proxy),
+        ] {
             if let Some(value) = value {
                 arguments.extend([flag.to_owned(), value.clone()]);
             }
@@ -105,6 +126,8 @@ mod tests {
             "demo",
             "--check",
             "--matrix",
+            "--packets-only",
+            "--patience=3",
             "--api",
             "kubernetes",
             "--proxy",
@@ -114,7 +137,18 @@ mod tests {
         ]);
         assert_eq!(
             line.options.arguments(),
-            ["demo", "--check", "--matrix", "--api", "kubernetes", "--proxy", "none"]
+            [
+                "demo",
+                "--check",
+                "--matrix",
+                "--packets-only",
+                "--patience",
+                "3",
+                "--api",
+                "kubernetes",
+                "--proxy",
+                "none"
+            ]
         );
         assert_eq!(Line::parse_from(["demo"]).options.arguments(), ["demo"]);
     }

@@ -125,9 +125,10 @@ fn documentation(repo: &Repo, record: &mut Record) {
     record.tests("examples in the documentation", &logs(repo).join("doc.log"), &mut command);
 }
 
-/// The demo with its expectations, on this kernel.
+/// The demo with its expectations and the matrix of services, on this kernel.
 fn show(repo: &Repo, record: &mut Record) {
     const STAGE: &str = "demo --check";
+    const MATRIX: &str = "demo --matrix --check";
     if !nix::unistd::geteuid().is_root() {
         record.skip(STAGE, "network namespaces need root");
         return;
@@ -137,6 +138,9 @@ fn show(repo: &Repo, record: &mut Record) {
             let mut command = limited(DEMO_S, &demo::binary(repo));
             command.args(["demo", "--check"]).current_dir(repo.root());
             record.command(STAGE, &logs(repo).join("demo.log"), &mut command);
+            let mut command = limited(DEMO_S, &demo::binary(repo));
+            command.args(["demo", "--matrix", "--check"]).current_dir(repo.root());
+            record.command(MATRIX, &logs(repo).join("matrix.log"), &mut command);
         }
         Err(error) => record.fail(STAGE, &format!("{error:#}")),
     }

@@ -3,6 +3,7 @@
 
 mod affinity;
 mod build;
+mod errors;
 mod flows;
 mod left_alone;
 mod lists;
