@@ -163,9 +163,12 @@ fn machine(repo: &Repo, kernel: Kernel, binaries: &[Binary], record: &mut Record
         script += &record::section(sections.len(), &binary.shell(BINARY_S));
         sections.push(record::Section::Tests(format!("{} on {}", binary.title(), kernel.name())));
     }
-    let show = format!("{} demo --check", demo::binary(repo).display());
-    script += &record::section(sections.len(), &show);
-    sections.push(record::Section::Command(format!("demo --check on {}", kernel.name())));
+    // An emulated processor needs its time.
+    for shown in ["demo --check", "demo --matrix --check --patience 6"] {
+        let show = format!("{} {shown}", demo::binary(repo).display());
+        script += &record::section(sections.len(), &show);
+        sections.push(record::Section::Command(format!("{shown} on {}", kernel.name())));
+    }
 
     let options = vm::Options::new(kernel);
     let command = ["sh", "-c", &script].map(str::to_owned);
