@@ -97,6 +97,9 @@ pub mod tcp {
     /// Any protocol: the backend has answered. In the forward half from its next refresh on.
     pub const REPLIED: u8 = 8;
 
+    /// The client has sent more than its first segment: it is there, and not a forged source.
+    pub const CONFIRMED: u8 = 16;
+
     /// Whether the connection is over: reset, or finished by both sides (RFC 9293 section 3.6).
     #[must_use]
     pub const fn closed(state: u8) -> bool {

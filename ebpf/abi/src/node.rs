@@ -85,8 +85,7 @@ pub struct Config {
     pub bridge_ifindex: u32,
     /// Not 0: clients of ClusterIPs are masqueraded wherever they are (`--masquerade-all`).
     pub masquerade_all: u32,
-    /// Ranges of ClusterIPs as address and mask, network byte order; all ones and no mask where
-    /// there is none: nothing lies in it.
+    /// Ranges of ClusterIPs as address and mask, network byte order; none where the mask is zero.
     pub services4: [[u32; 2]; SERVICE_RANGES],
     /// As `services4`.
     pub services6: [[[u32; 4]; 2]; SERVICE_RANGES],
@@ -105,7 +104,7 @@ impl Config {
         pods6: [[0; 4]; 2],
         bridge_ifindex: 0,
         masquerade_all: 0,
-        services4: [[u32::MAX, 0]; SERVICE_RANGES],
-        services6: [[[u32::MAX; 4], [0; 4]]; SERVICE_RANGES],
+        services4: [[0; 2]; SERVICE_RANGES],
+        services6: [[[0; 4]; 2]; SERVICE_RANGES],
     };
 }

@@ -105,4 +105,7 @@ pub mod service_flags {
     pub const RANGES: u32 = 16;
     /// A node port: an address of the node itself.
     pub const NODE_PORT: u32 = 32;
+    /// Some backend is the node itself, or beyond the pod network: the node's own packets don't get
+    /// there translated, its sockets do.
+    pub const STACK: u32 = 64;
 }

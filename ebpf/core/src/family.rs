@@ -76,6 +76,8 @@ pub trait Family: Copy + 'static {
     fn unreachable<P: Packet>(packet: &mut P, transport: usize) -> Option<()>;
     /// kube-bridge's address, if known.
     fn gateway(config: &Config) -> Option<Self::Addr>;
+    /// Whether an address is the node's own.
+    fn is_node(config: &Config, address: Self::Addr) -> bool;
     /// The node's address, if known.
     fn node(config: &Config) -> Option<Self::Addr>;
     /// An address as 64 bits for hashing.
@@ -231,7 +233,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn is_service(config: &Config, address: Addr4) -> bool {
-        config.services4.iter().any(|[net, mask]| address.0 & mask == *net)
+        config.services4.iter().any(|[net, mask]| *mask != 0 && address.0 & mask == *net)
     }
 
     #[inline(always)]
@@ -277,6 +279,11 @@ impl Family for V4 {
     #[inline(always)]
     fn gateway(config: &Config) -> Option<Addr4> {
         (config.gateway4 != 0).then_some(Addr4(config.gateway4))
+    }
+
+    #[inline(always)]
+    fn is_node(config: &Config, address: Addr4) -> bool {
+        address.0 == config.node4
     }
 
     #[inline(always)]
@@ -384,10 +391,9 @@ impl Family for V6 {
     #[inline(always)]
     fn is_service(config: &Config, address: Addr6) -> bool {
         let [a, b, c, d] = address.0;
-        config
-            .services6
-            .iter()
-            .any(|[net, [ma, mb, mc, md]]| Addr6([a & ma, b & mb, c & mc, d & md]) == Addr6(*net))
+        config.services6.iter().any(|[net, [ma, mb, mc, md]]| {
+            *ma != 0 && Addr6([a & ma, b & mb, c & mc, d & md]) == Addr6(*net)
+        })
     }
 
     #[inline(always)]
@@ -419,6 +425,11 @@ impl Family for V6 {
     #[inline(always)]
     fn gateway(config: &Config) -> Option<Addr6> {
         Some(Addr6(config.gateway6)).filter(|address| *address != Addr6([0; 4]))
+    }
+
+    #[inline(always)]
+    fn is_node(config: &Config, address: Addr6) -> bool {
+        address == Addr6(config.node6)
     }
 
     #[inline(always)]

@@ -17,6 +17,10 @@ use crate::wire::SOURCE_MAC;
 /// Source ports that are tried before a flow is given up.
 const PORT_ATTEMPTS: u32 = 8;
 
+/// Seconds after which the port of a connection is free whose client has sent nothing but its first
+/// segment.
+const HANDSHAKE_S: u32 = 5;
+
 /// How a packet came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
@@ -90,8 +94,9 @@ fn service<F: Family, T: Tables<F>>(
     }
     let dst = F::backend_address(backend);
     let outside = if external { !local } else { !pod || config.masquerade_all != 0 };
-    // The node's own address is what others are masqueraded as.
-    let masquerade = outside && !from_node;
+    // The node's own address is what others are masqueraded as; to the node itself nobody is, since
+    // its answers pass here anyway.
+    let masquerade = outside && !from_node && !F::is_node(config, dst);
     let source = if dst == key.src {
         // Hairpin (R46): a pod drops what comes from its own address.
         Some(F::gateway(config))
@@ -215,7 +220,15 @@ fn is_over<F: Family, T: Tables<F>>(
     arrival: &Arrival,
 ) -> bool {
     let idle = idle(arrival.now, flow.seen);
-    tcp::closed(flow.state) || (arrival.udp && idle > UDP_TIMEOUT_S.wrapping_mul(node.hz()))
+    let limit_s = if arrival.udp {
+        UDP_TIMEOUT_S
+    } else if flow.state & tcp::CONFIRMED == 0 {
+        // A handshake that nobody finishes holds its port no longer, or forged ones would hold all.
+        HANDSHAKE_S
+    } else {
+        return tcp::closed(flow.state);
+    };
+    tcp::closed(flow.state) || idle > limit_s.wrapping_mul(node.hz())
 }
 
 /// Enters both halves, with another source port where the translated tuple is taken.

@@ -1,6 +1,6 @@
 //! One packet from arrival to verdict: parse, flow lookup, on a miss service lookup.
 
-use sluice_abi::{Flow, FlowKey, Reason, flags, tcp};
+use sluice_abi::{Flow, FlowKey, Reason, ServiceKey, flags, tcp};
 
 use crate::UDP_TIMEOUT_S;
 use crate::error::{error, way};
@@ -8,7 +8,7 @@ use crate::family::{Family, Head, V4, V6};
 use crate::open::{self, Arrival, lead, learn};
 use crate::packet::Packet;
 use crate::refuse::refuse;
-use crate::tables::{FlowTable, NodeTables, Tables};
+use crate::tables::{FlowTable, Lookup, NodeTables, Tables};
 use crate::translate::{reverse, translate};
 use crate::wire::{self, ETHERNET_LEN, Tcp, Udp};
 
@@ -235,12 +235,12 @@ fn judge<F: Family, T: Tables<F>>(
     if reply && live.state & tcp::REPLIED == 0 {
         live.state |= tcp::REPLIED;
     }
-    let ended = ending(segment.flags, reply);
-    // At most once a second, and at a connection's end.
-    if idle <= node.hz() && ended & !live.state == 0 {
+    let news = news(segment.flags, reply);
+    // At most once a second, and when both halves have to know.
+    if idle <= node.hz() && news & !live.state == 0 {
         return Step::Use;
     }
-    live.state |= ended;
+    live.state |= news;
     live.seen = now;
     Step::Refresh
 }
@@ -257,6 +257,11 @@ fn refresh<F: Family, P: Packet, T: Tables<F>>(
     // Evicted since `judge` saw it: the client sends again.
     let Some(live) = flows.get(key) else { return Some(Reason::FlowTable) };
     if live.flags & flags::REPLY == 0 {
+        if arrival.udp && !still_leads::<F, T>(node, key, live) {
+            // Its frontend is gone, or another service's (R54): the next datagram opens anew.
+            flows.remove(key);
+            return Some(Reason::FlowTable);
+        }
         lead::<F, T>(node, live);
     }
     let mut other = Flow {
@@ -286,6 +291,22 @@ fn refresh<F: Family, P: Packet, T: Tables<F>>(
     None
 }
 
+/// Whether a flow's frontend is there and still of the service port that its backend belongs to.
+#[inline(always)]
+fn still_leads<F: Family, T: Tables<F>>(
+    node: &T::Node,
+    key: &FlowKey<F::Addr>,
+    flow: &Flow<F::Addr>,
+) -> bool {
+    if flow.flags & flags::DIRECT != 0 {
+        return true;
+    }
+    let Some(backend) = node.backend(flow.backend) else { return false };
+    let frontend =
+        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol as u8, pad: 0 };
+    node.service(&frontend).is_some_and(|service| service.id == backend.service)
+}
+
 /// Jiffies since an entry was refreshed; 0 where another CPU did so after this one read its clock.
 #[inline(always)]
 pub(crate) fn idle(now: u32, seen: u32) -> u32 {
@@ -307,14 +328,14 @@ fn is_serving<F: Family, T: Tables<F>>(node: &T::Node, flow: &Flow<F::Addr>) -> 
 
 /// The state bits that a segment's flags set.
 #[inline(always)]
-fn ending(segment_flags: u8, reply: bool) -> u8 {
+fn news(segment_flags: u8, reply: bool) -> u8 {
     if segment_flags & wire::RST != 0 {
         tcp::RST
-    } else if segment_flags & wire::FIN == 0 {
+    } else if segment_flags & wire::FIN != 0 {
+        if reply { tcp::FIN_BACKEND } else { tcp::FIN_CLIENT | tcp::CONFIRMED }
+    } else if segment_flags & wire::SYN != 0 {
         0
-    } else if reply {
-        tcp::FIN_BACKEND
     } else {
-        tcp::FIN_CLIENT
+        if reply { 0 } else { tcp::CONFIRMED }
     }
 }

@@ -4,9 +4,7 @@
 //! What is left alone here (no endpoint, source ranges, strays) goes on as a packet to the programs on
 //! interfaces, which refuse or drop it.
 
-use sluice_abi::{
-    BackendState, Deliver, FlowKey, Peer, Range, ServiceKey, SocketKey, service_flags,
-};
+use sluice_abi::{BackendState, FlowKey, Peer, Range, ServiceKey, SocketKey, service_flags};
 
 use crate::family::Family;
 use crate::open::choose;
@@ -35,13 +33,21 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
     let (addr, port_be) = socket.peer();
     let frontend = ServiceKey { addr, port_be, protocol, pad: 0 };
     let Some(service) = node.service(&frontend) else { return };
+    // Packets choose anew as soon as a backend is gone, connected sockets can't: UDP is translated here
+    // only where packets can't be, for every backend of the service port alike.
+    let only_here = service_flags::NODE_PORT | service_flags::STACK;
+    if protocol == wire::UDP && service.flags & only_here == 0 {
+        return;
+    }
     let cookie = socket.cookie();
     let asked = SocketKey { cookie: halves(cookie), addr, port_be: port_be.into() };
     // A socket stays with its backend as long as that serves; a connection is one question.
     if protocol == wire::UDP
         && let Some(peer) = node.peer(&asked)
         && node.backend(peer.backend).is_some_and(|backend| {
-            backend.generation == peer.generation && backend.state == BackendState::Serving as u8
+            backend.generation == peer.generation
+                && backend.state == BackendState::Serving as u8
+                && backend.service == service.id
         })
     {
         socket.set_peer(peer.addr, peer.port_be as u16);
@@ -77,12 +83,6 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
     let id = choose::<F, N>(node, &key, service, table, node.now());
     let Some(backend) = node.backend(id) else { return };
     if backend.state == BackendState::Free as u8 {
-        return;
-    }
-    // Packets choose anew as soon as a backend is gone, connected sockets can't: UDP is translated here
-    // only where packets can't be.
-    let node_port = service.flags & service_flags::NODE_PORT != 0;
-    if protocol == wire::UDP && !node_port && backend.deliver != Deliver::Stack as u8 {
         return;
     }
     let addr = F::backend_address(backend);

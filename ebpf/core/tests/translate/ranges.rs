@@ -16,6 +16,9 @@ const FLAGS: u32 = service_flags::EXTERNAL | service_flags::RANGES;
 /// `vip:80` is an address with source ranges; `other_vip:80` of the same service has none.
 fn guarded(net: Net) -> Host {
     let mut host = host(net);
+    for backend in &mut host.node.backends {
+        backend.service = SERVICE;
+    }
     for (protocol, offset) in [(6, 0), (17, 1)] {
         let cluster = Table { offset, len: 1 };
         let service = Service { cluster, id: SERVICE, ..Service::default() };

@@ -68,7 +68,7 @@ fn peer_name(host: &Host, protocol: u8, cookie: u64, peer: End) -> End {
 /// Gives `vip:80` these lists, with flags and a way to all backends.
 fn with_lists(net: Net, flags: u32, deliver: Deliver) -> Host {
     let mut host = host(net);
-    host.node.backends[0].deliver = deliver as u8;
+    (host.node.backends[0].deliver, host.node.backends[0].service) = (deliver as u8, 9);
     let (near, far) = (backend(&mut host, 9001), backend(&mut host, 9002));
     let cluster = table(&mut host, &[near, far]);
     let local = table(&mut host, &[near]);
@@ -104,7 +104,7 @@ fn tcp_connects_to_a_backend() {
 }
 
 /// UDP is left to packets, which choose anew once a backend is gone, wherever packets can do it: not
-/// at the node's own addresses.
+/// at the node's own addresses, and not where the node is one of the backends, whichever is drawn.
 #[test]
 fn udp_is_translated_where_packets_can_not_be() {
     let node_port = service_flags::NODE_PORT | service_flags::EXTERNAL;
@@ -112,7 +112,8 @@ fn udp_is_translated_where_packets_can_not_be() {
         for (flags, deliver, here) in [
             (0, Deliver::Peer, false),
             (0, Deliver::Route, false),
-            (0, Deliver::Stack, true),
+            (service_flags::STACK, Deliver::Stack, true),
+            (service_flags::STACK, Deliver::Peer, true),
             (node_port, Deliver::Peer, true),
             (node_port, Deliver::Route, true),
             (node_port, Deliver::Stack, true),
@@ -130,17 +131,17 @@ fn udp_is_translated_where_packets_can_not_be() {
 /// id is another's.
 #[test]
 fn a_udp_socket_stays_with_its_backend() {
-    for (net, gone) in nets().into_iter().flat_map(|net| [(net, false), (net, true)]) {
-        let mut host = with_lists(net, 0, Deliver::Stack);
+    for (net, gone) in nets().into_iter().flat_map(|net| [(net, 0), (net, 1), (net, 2)]) {
+        let mut host = with_lists(net, service_flags::STACK, Deliver::Stack);
         let vip = (net.vip, 80);
         assert_eq!(connect(&host, UDP, 1, vip), (net.backend, 9001));
         host.node.draw = u32::MAX;
         assert_eq!(connect(&host, UDP, 1, vip), (net.backend, 9001));
         assert_eq!(connect(&host, UDP, 2, vip), (net.backend, 9002), "another socket draws");
-        if gone {
-            host.node.backends[2].state = BackendState::Retired as u8;
-        } else {
-            host.node.backends[2].generation += 1;
+        match gone {
+            0 => host.node.backends[2].state = BackendState::Retired as u8,
+            1 => host.node.backends[2].generation += 1,
+            _ => host.node.backends[2].service = 10,
         }
         assert_eq!(connect(&host, UDP, 1, vip), (net.backend, 9002));
         for port in [9001, 9002] {
