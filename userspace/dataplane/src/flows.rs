@@ -17,9 +17,11 @@ use crate::wire::{IntoIp, ends, protocol};
 /// (Documentation/networking/nf_conntrack-sysctl.rst; R57 for established TCP).
 mod timeout_s {
     pub(super) const TCP_ESTABLISHED: u32 = 86_400;
-    pub(super) const TCP_UNREPLIED: u32 = 120;
+    pub(super) const TCP_OPENING: u32 = 60;
     pub(super) const TCP_HALF_CLOSED: u32 = 3_600;
     pub(super) const TCP_CLOSED: u32 = 10;
+    /// A reset may be forged: an end that has not accepted it sends on, and keeps the entry.
+    pub(super) const TCP_RESET: u32 = 120;
     pub(super) const UDP: u32 = 120;
     pub(super) const UDP_UNREPLIED: u32 = 30;
 }
@@ -34,7 +36,7 @@ const BATCH: u32 = 512;
 /// Where a TCP connection stands, as far as the flow table knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpState {
-    /// The backend has not answered yet.
+    /// The handshake is not over yet.
     Opening,
     /// Both sides have sent.
     Established,
@@ -81,7 +83,7 @@ fn tcp_state(state: u8, replied: bool) -> TcpState {
         TcpState::Closed
     } else if state & (tcp::FIN_CLIENT | tcp::FIN_BACKEND) != 0 {
         TcpState::Closing
-    } else if replied {
+    } else if replied && state & tcp::CONFIRMED != 0 {
         TcpState::Established
     } else {
         TcpState::Opening
@@ -246,9 +248,10 @@ fn is_over<A: Copy + 'static>(
     };
     let limit_s = if u8::try_from(key.protocol).ok().and_then(protocol) == Some(Protocol::Tcp) {
         match tcp_state(flow.state, replied) {
-            TcpState::Opening => timeout_s::TCP_UNREPLIED,
+            TcpState::Opening => timeout_s::TCP_OPENING,
             TcpState::Established => timeout_s::TCP_ESTABLISHED,
             TcpState::Closing => timeout_s::TCP_HALF_CLOSED,
+            TcpState::Closed if flow.state & tcp::RST != 0 => timeout_s::TCP_RESET,
             TcpState::Closed => timeout_s::TCP_CLOSED,
         }
     } else if replied {

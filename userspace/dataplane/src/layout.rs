@@ -37,6 +37,16 @@ pub struct Ways {
     pub node: Vec<IpAddr>,
 }
 
+impl Ways {
+    /// Whether packets reach an address only through the stack: the node's own, and what lies beyond
+    /// the pod network.
+    pub(crate) fn is_beyond(&self, address: IpAddr) -> bool {
+        let inside = self.pod_network.is_empty()
+            || self.pod_network.iter().any(|net| net.contains(&address));
+        self.own.contains(&address) || !inside
+    }
+}
+
 /// An endpoint of a service port. Two service ports with the same endpoint have two backends of it,
 /// since each may lose it alone (R31).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -236,6 +246,9 @@ impl Layout {
             layout.frontends.insert(front, placed);
         }
         layout.ranges = kernel.ranges()?.into_iter().collect();
+        let others = layout.backends.keys().map(|endpoint| endpoint.service);
+        let others = others.chain(layout.ranges.iter().map(|(service, _)| *service)).max();
+        layout.last_service = layout.last_service.max(others.unwrap_or(0));
         // After all others, so that no table is refused for the sake of a distrusted one.
         for placed in layout.frontends.values() {
             for slot in placed.distrusted(max_slots) {
@@ -324,11 +337,9 @@ pub(crate) fn encode(
     // A pod may put any address on its interface: only what the API places on this node is looked for there.
     let own = ways.own.contains(&address);
     let pod = ways.pods.get(&address).filter(|_| local && !own);
-    let in_pod_network =
-        ways.pod_network.is_empty() || ways.pod_network.iter().any(|net| net.contains(&address));
     let deliver = if pod.is_some() {
         Deliver::Peer
-    } else if local || own || !in_pod_network {
+    } else if local || ways.is_beyond(address) {
         // Beyond the pod network the node's own rules (masquerade) may have a say.
         Deliver::Stack
     } else {

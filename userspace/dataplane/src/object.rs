@@ -55,6 +55,29 @@ pub(crate) fn pins(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(format!("v{}", sluice_abi::LAYOUT))
 }
 
+/// Removes what versions with other layouts have pinned: their programs leave the interfaces, their
+/// maps go. Once this layout's maps are filled.
+///
+/// # Errors
+/// A folder that cannot be read or removed.
+pub(crate) fn remove_others(bpf_dir: &Path) -> Result<(), Error> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { operation, path, source }
+    };
+    let own = pins(bpf_dir);
+    for entry in fs::read_dir(bpf_dir).map_err(failed("read", bpf_dir))?.flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix('v')).map(str::parse::<u32>);
+        if path != own && matches!(number, Some(Ok(_))) {
+            tracing::info!(path = %path.display(), "pins of another version are removed");
+            fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Loads the programs over the pinned maps, which are created where they are missing.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sluice_abi::{BackendState, Service, service_flags};
+use sluice_abi::{BackendState, MAX_RANGES, MAX_SERVICES, Service, service_flags};
 use sluice_services::{
     AddressKind, Backend, Family, Frontend, Scheduler, ServicePort, ServicePortKey, State,
     WhenEmpty, maglev,
@@ -92,15 +92,39 @@ fn wanted<'a>(state: &'a State, ways: &Ways) -> Wanted<'a> {
         }
         wanted.insert(Front::Port(frontend), Some((key, port, kind)));
     }
-    let open = |address: &&IpAddr| !service_addresses.contains(*address);
+    // The node's own address stays open, whoever else lays claim to it.
+    let open =
+        |address: &&IpAddr| ways.node.contains(address) || !service_addresses.contains(*address);
     let addresses: Vec<IpAddr> = ways.node_ports.iter().filter(open).copied().collect();
     for ((family, protocol, port_number), (key, port)) in state.node_ports() {
         for address in addresses.iter().filter(|address| Family::of(**address) == family) {
             let frontend = Frontend { address: *address, port: port_number, protocol };
-            wanted.insert(Front::Port(frontend), Some((key, port, Kind::NodePort)));
+            wanted.entry(Front::Port(frontend)).or_insert(Some((key, port, Kind::NodePort)));
         }
     }
     wanted
+}
+
+/// What is left of a map of each family.
+struct Room {
+    v4: usize,
+    v6: usize,
+}
+
+impl Room {
+    /// All but a margin for what comes before what is gone has left.
+    fn of(capacity: usize) -> Self {
+        let usable = capacity - capacity / 16;
+        Self { v4: usable, v6: usable }
+    }
+
+    /// Takes `number` of the address's family; false if there are not so many.
+    fn take(&mut self, address: IpAddr, number: usize) -> bool {
+        let left = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        let rest = left.checked_sub(number);
+        *left = rest.unwrap_or(*left);
+        rest.is_some()
+    }
 }
 
 /// Who may connect to the load-balancer addresses of a service port; empty is everybody (R17).
@@ -126,16 +150,34 @@ impl Layout {
         let mut stages = Stages::default();
         let wanted = wanted(state, ways);
         self.services.retain(|key, _| state.ports.contains_key(key));
+        self.inherit(&wanted);
         let mut dropped = Vec::new();
         let mut ranges = BTreeSet::new();
+        let (mut room, mut range_room) = (Room::of(MAX_SERVICES), Room::of(MAX_RANGES));
+        let mut left_out = BTreeSet::new();
         for (front, leads_to) in &wanted {
+            if !room.take(front.address(), 1) {
+                left_out.insert(*front);
+                if let Front::Port(frontend) = front {
+                    stages.skipped.push((*frontend, "the map of frontends is full"));
+                }
+                continue;
+            }
             let Some((key, port, kind)) = *leads_to else {
                 self.place_address(*front, &mut stages);
                 continue;
             };
-            let id = self.service_id(key, *front);
+            let id = self.service_id(key);
             if kind == Kind::LoadBalancer {
-                ranges.extend(source_ranges(port, ways).into_iter().map(|range| (id, range)));
+                let own = source_ranges(port, ways);
+                if own.iter().any(|range| ranges.contains(&(id, *range))) {
+                    // Those of another address of the same service port.
+                } else if range_room.take(front.address(), own.len()) {
+                    ranges.extend(own.into_iter().map(|range| (id, range)));
+                } else if let Front::Port(frontend) = front {
+                    // Nobody may connect, rather than everybody.
+                    stages.skipped.push((*frontend, "the map of source ranges is full"));
+                }
             }
             let old = self.frontends.get(front).and_then(|old| old.source.as_ref());
             if old.is_some_and(|(source, was)| Arc::ptr_eq(source, port) && *was == kind) {
@@ -158,8 +200,8 @@ impl Layout {
             stages.retirements.push(Op::RemoveRange { service, range });
         }
         self.ranges = ranges;
-        let gone: Vec<Front> =
-            self.frontends.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        let stays = |key: &Front| wanted.contains_key(key) && !left_out.contains(key);
+        let gone: Vec<Front> = self.frontends.keys().filter(|key| !stays(key)).copied().collect();
         for front in gone {
             stages.removals.push(Op::RemoveFrontend { front });
             dropped.extend(self.frontends.remove(&front));
@@ -175,23 +217,36 @@ impl Layout {
         Plan { ops: ops.into_iter().flatten().collect(), skipped }
     }
 
-    /// The id of a service port: its own, else the one that an earlier run gave to its frontend, so
-    /// that affinities outlive a restart (R23), else a new one.
-    fn service_id(&mut self, key: &ServicePortKey, front: Front) -> u32 {
+    /// Gives service ports the ids that an earlier run gave to their frontends, so that affinities and
+    /// flows outlive a restart (R23). ClusterIPs tell best who is who.
+    fn inherit(&mut self, wanted: &Wanted<'_>) {
+        if !self.adopted {
+            return;
+        }
+        let mut taken: HashSet<u32> = self.services.values().copied().collect();
+        for clusters in [true, false] {
+            for (front, leads_to) in wanted {
+                let Some((key, _, kind)) = leads_to else { continue };
+                let id = self.frontends.get(front).map_or(0, |placed| placed.service.id);
+                if (*kind == Kind::Cluster) == clusters
+                    && id != 0
+                    && !self.services.contains_key(*key)
+                    && taken.insert(id)
+                {
+                    self.services.insert((*key).clone(), id);
+                }
+            }
+        }
+    }
+
+    /// The id of a service port, a new one if it has none.
+    fn service_id(&mut self, key: &ServicePortKey) -> u32 {
         if let Some(id) = self.services.get(key) {
             return *id;
         }
-        let earlier = self.frontends.get(&front).filter(|placed| placed.source.is_none());
-        let earlier = earlier.map(|placed| placed.service.id);
-        let id = match earlier.filter(|id| *id != 0 && !self.services.values().any(|v| v == id)) {
-            Some(id) => id,
-            None => {
-                self.last_service = self.last_service.wrapping_add(1).max(1);
-                self.last_service
-            }
-        };
-        self.services.insert(key.clone(), id);
-        id
+        self.last_service = self.last_service.wrapping_add(1).max(1);
+        self.services.insert(key.clone(), self.last_service);
+        self.last_service
     }
 
     fn place_address(&mut self, front: Front, stages: &mut Stages) {
@@ -285,6 +340,10 @@ impl Layout {
                 | flag(external, service_flags::EXTERNAL)
                 | flag(is_local, service_flags::LOCAL)
                 | flag(kind == Kind::NodePort, service_flags::NODE_PORT)
+                | flag(
+                    endpoints.iter().any(|one| ways.is_beyond(one.address)),
+                    service_flags::STACK,
+                )
                 | flag(
                     kind == Kind::LoadBalancer && !port.source_ranges.is_empty(),
                     service_flags::RANGES,

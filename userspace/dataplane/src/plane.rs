@@ -108,6 +108,8 @@ pub struct Dataplane {
     /// `None` until they are known: those of an earlier run hold.
     service_cidrs: Option<Vec<IpNet>>,
     sockets: Vec<Attachment>,
+    /// Other versions' pins have been looked for.
+    alone: bool,
     expiry: Expiry,
     started: Instant,
     runtime: Runtime,
@@ -138,6 +140,7 @@ impl Dataplane {
             ways: Ways::default(),
             service_cidrs: None,
             sockets: Vec::new(),
+            alone: false,
             started: Instant::now(),
             runtime,
         };
@@ -182,6 +185,11 @@ impl Dataplane {
             service_ranges(&mut config, cidrs);
             self.maps.set_config(config)?;
         }
+        if !std::mem::replace(&mut self.alone, true)
+            && let Err(error) = object::remove_others(&self.options.bpf_dir)
+        {
+            tracing::warn!(%error, "programs of another version may still be attached");
+        }
         Ok(report)
     }
 
@@ -220,6 +228,9 @@ impl Dataplane {
         for (place, name) in places {
             if self.links.has(&place) {
                 continue;
+            }
+            if let Err(error) = loosen_rp_filter(&name) {
+                tracing::warn!(interface = name, %error, "strict rp_filter drops what services answer");
             }
             match self.links.attach(&mut self.object.ebpf, place, &name) {
                 Ok(()) => report.attached.push(name),
@@ -449,6 +460,21 @@ impl Dataplane {
         }
         config
     }
+}
+
+/// Answers of a service to the node's own processes come in by kube-bridge and uplinks with the
+/// service's address, to which the way leads elsewhere: a strict reverse path filter (1) is made a loose
+/// one (2) there (RFC 3704; Documentation/networking/ip-sysctl.rst).
+fn loosen_rp_filter(interface: &str) -> std::io::Result<()> {
+    let folder = PathBuf::from("/proc/sys/net/ipv4/conf");
+    let is_strict = |name: &str| -> std::io::Result<bool> {
+        Ok(std::fs::read_to_string(folder.join(name).join("rp_filter"))?.trim() == "1")
+    };
+    if is_strict(interface)? || is_strict("all")? {
+        tracing::info!(interface, "rp_filter is made loose");
+        std::fs::write(folder.join(interface).join("rp_filter"), "2")?;
+    }
+    Ok(())
 }
 
 /// Puts ranges of ClusterIPs into a configuration, in the place of all that are there.

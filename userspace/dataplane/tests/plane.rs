@@ -163,6 +163,31 @@ fn a_second_run_adopts_what_the_first_left() {
     assert_eq!(report.operations, 3, "a table, a frontend, a retirement");
 }
 
+/// What a version with another layout has pinned goes with the first sync, and not before.
+#[test]
+fn pins_of_another_layout_are_removed() {
+    let Some(node) = Node::new("layout") else { return };
+    drop(node.open());
+    let old = node.bpf_dir.join("v1");
+    fs::rename(node.bpf_dir.join("v2"), &old).unwrap();
+    let mut plane = node.open();
+    assert!(old.exists(), "its programs serve until ours are ready");
+    plane.sync(&state(&[[10, 244, 1, 7]])).unwrap();
+    assert!(!old.exists() && node.bpf_dir.join("v2").exists());
+}
+
+/// Strict reverse path filters are loosened where services answer, and nowhere else.
+#[test]
+fn strict_reverse_path_filters_are_loosened() {
+    let Some(node) = Node::new("rp") else { return };
+    let filter = |name: &str| PathBuf::from(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
+    fs::write(filter("uplink"), "1").unwrap();
+    fs::write(filter("lo"), "1").unwrap();
+    let _plane = node.open();
+    assert_eq!(fs::read_to_string(filter("uplink")).unwrap().trim(), "2");
+    assert_eq!(fs::read_to_string(filter("lo")).unwrap().trim(), "1");
+}
+
 /// Upkeep and views work on an open data plane: they need the kernel's clock.
 #[test]
 fn upkeep_and_views_work() {

@@ -469,3 +469,60 @@ fn a_service_port_keeps_its_id_over_a_restart() {
     assert!(plan.ops.is_empty(), "{:?}", plan.ops);
     assert_eq!(placed(&adopted, frontend(1).address(), 80).unwrap(), before);
 }
+
+/// Whoever lays claim to the node's own address takes one port of it, not all node ports.
+#[test]
+fn a_claim_to_the_nodes_address_closes_no_node_port() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let node = IpAddr::from([192, 0, 2, 1]);
+    let wanted = changed(|port| {
+        port.node_port = 30_080;
+        port.addresses.push((node, AddressKind::ExternalIp));
+    });
+    let ways = Ways { node_ports: vec![node], node: vec![node], ..Ways::default() };
+    layout.plan(&wanted, &ways, 0);
+    assert!(placed(&layout, node, 30_080).is_some() && placed(&layout, node, 80).is_some());
+}
+
+/// Ranges that find no room close their service, and no other.
+#[test]
+fn too_many_source_ranges_harm_their_own_service_alone() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let mut wanted = state(&BTreeMap::from([(1, random(&[1])), (2, random(&[2]))]));
+    let guarded = |port: &mut Arc<ServicePort>, vip: [u8; 4], ranges: u32| {
+        let port = Arc::make_mut(port);
+        port.addresses.push((vip.into(), AddressKind::LoadBalancer));
+        let range = |n: u32| IpNet::from(IpAddr::from(Ipv4Addr::from(n)));
+        port.source_ranges = (0..ranges).map(range).collect();
+    };
+    let mut ports = wanted.ports.values_mut();
+    guarded(ports.next().unwrap(), [203, 0, 113, 1], 70_000);
+    guarded(ports.next().unwrap(), [203, 0, 113, 2], 10);
+    let plan = layout.plan(&wanted, &Ways::default(), 0);
+    assert_eq!(plan.skipped.len(), 1);
+    assert_eq!(layout.ranges.len(), 10);
+    let closed = placed(&layout, [203, 0, 113, 1].into(), 80).unwrap();
+    assert_eq!(closed.flags & service_flags::RANGES, service_flags::RANGES);
+    assert!(placed(&layout, [203, 0, 113, 2].into(), 80).is_some());
+}
+
+/// A service port is known again by its ClusterIP, whatever other addresses have come since (R23).
+#[test]
+fn ids_are_inherited_by_cluster_ip() {
+    let mut model = Model::default();
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let two = BTreeMap::from([(1, random(&[1])), (2, random(&[2]))]);
+    for op in layout.plan(&state(&two), &Ways::default(), 0).ops {
+        op.apply(&mut model).unwrap();
+    }
+    let id = |layout: &Layout, octet| placed(layout, frontend(octet).address(), 80).unwrap().id;
+    let before = (id(&layout, 1), id(&layout, 2));
+    let mut adopted = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
+    let mut wanted = state(&two);
+    for (port, address) in wanted.ports.values_mut().zip([[9, 9, 9, 9], [9, 9, 9, 8]]) {
+        Arc::make_mut(port).addresses.push((address.into(), AddressKind::ExternalIp));
+    }
+    adopted.plan(&wanted, &Ways::default(), 1);
+    assert_eq!((id(&adopted, 1), id(&adopted, 2)), before);
+    assert!(adopted.last_service >= before.1);
+}
