@@ -73,7 +73,22 @@ impl Mac {
     }
 }
 
+/// A datagram in fragments: only the first has the ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Identification, as on the wire.
+    pub id: u32,
+    /// IANA protocol number.
+    pub protocol: u32,
+}
+
 impl<A: Copy + 'static> MapData for FlowKey<A> {}
+impl<A: Copy + 'static> MapData for FragmentKey<A> {}
 impl<A: Copy + 'static> MapData for Flow<A> {}
 
 /// Bits of [`Flow::flags`].

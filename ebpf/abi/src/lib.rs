@@ -11,7 +11,7 @@ mod reason;
 mod service;
 mod socket;
 
-pub use flow::{Deliver, Flow, FlowKey, Mac, flags, tcp};
+pub use flow::{Deliver, Flow, FlowKey, FragmentKey, Mac, flags, tcp};
 pub use node::{Backend, BackendState, Config, SERVICE_RANGES};
 pub use reason::Reason;
 pub use service::{
@@ -33,6 +33,8 @@ pub const MAX_SLOTS: usize = 2_097_152;
 pub const MAX_AFFINITIES: usize = 65_536;
 /// Sockets whose peers were translated, per family; the longest unused are forgotten first.
 pub const MAX_SOCKETS: usize = 65_536;
+/// Datagrams in fragments whose ports are remembered, per family.
+pub const MAX_FRAGMENTS: usize = 16_384;
 /// Source ranges of all service ports together, per family.
 pub const MAX_RANGES: usize = 65_536;
 /// Refusals a processor sends in a second; beyond it there is silence.
@@ -124,6 +126,8 @@ impl Addr6 {
 const _: () = {
     assert!(size_of::<FlowKey<Addr4>>() == 16);
     assert!(size_of::<FlowKey<Addr6>>() == 40);
+    assert!(size_of::<FragmentKey<Addr4>>() == 16);
+    assert!(size_of::<FragmentKey<Addr6>>() == 40);
     assert!(size_of::<Flow<Addr4>>() == 40);
     assert!(size_of::<Flow<Addr6>>() == 64);
     assert!(size_of::<ServiceKey<Addr4>>() == 8);

@@ -35,7 +35,7 @@ reasons! {
     NotService = "not_service", false;
     /// A header is cut short or contradicts itself; the stack decides.
     Malformed = "malformed", false;
-    /// A fragment; the stack decides.
+    /// A fragment of a datagram whose first one has not come by; the stack decides.
     Fragment = "fragment", false;
     /// Translated by an earlier hook on its way through the stack.
     AlreadyTranslated = "already_translated", false;

@@ -8,7 +8,7 @@ use sluice_abi::{Addr4, Addr6, Backend, Config, Flow, Mac, Reason};
 use crate::checksum::{apply, change, fold32, mix};
 use crate::packet::Packet;
 use crate::wire::{
-    ETHERNET_LEN, ICMP, ICMPV6, IPV4_TAIL, IPV6_ADDRESSES, Icmp, Ipv4, Ipv4Tail, Ipv6,
+    ETHERNET_LEN, ICMP, ICMPV6, IPV4_TAIL, IPV6_ADDRESSES, Icmp, Ipv4, Ipv4Tail, Ipv6, Ipv6Fragment,
 };
 
 /// IANA protocol number of IPv6's fragment header (RFC 8200 section 4.5).
@@ -39,6 +39,9 @@ pub trait Family: Copy + 'static {
     /// # Errors
     /// The reason for which the packet is not ours to translate.
     fn parse<P: Packet>(packet: &P, at: usize) -> Result<Head<Self>, Reason>;
+    /// Reads the header of a fragment, whose transport header is then at 0 unless it is the first of its
+    /// datagram, and the identification that all of them share, as on the wire.
+    fn parse_fragment<P: Packet>(packet: &P) -> Option<(Head<Self>, u32)>;
     /// Whether a control message of this type quotes the packet that it is about.
     fn is_error(kind: u8) -> bool;
     /// Turns the addresses of a header that an error quotes `at` into those that the sender used;
@@ -93,7 +96,7 @@ pub struct Head<F: Family> {
     pub dst: F::Addr,
     /// Transport protocol.
     pub protocol: u8,
-    /// Offset of the transport header from the Ethernet header.
+    /// Offset of the transport header from the Ethernet header; 0 in a fragment that has none.
     pub transport: usize,
     /// Time to live, or hop limit.
     pub ttl: u8,
@@ -132,6 +135,25 @@ impl Family for V4 {
     const IPV6: bool = false;
     const CONTROL: u8 = ICMP;
     const NO_FLOW: Flow<Addr4> = no_flow(Addr4(0));
+
+    #[inline(always)]
+    fn parse_fragment<P: Packet>(packet: &P) -> Option<(Head<Self>, u32)> {
+        let header: Ipv4 = packet.load(ETHERNET_LEN)?;
+        let ihl = usize::from(header.version_ihl & 0x0f);
+        if header.version_ihl >> 4 != 4 || ihl < 5 {
+            return None;
+        }
+        let first = header.fragment_be & 0x1fff_u16.to_be() == 0;
+        let head = Head {
+            src: Addr4(header.src),
+            dst: Addr4(header.dst),
+            protocol: header.protocol,
+            transport: if first { ETHERNET_LEN + ihl * 4 } else { 0 },
+            ttl: header.ttl,
+            class_be: header.tos.into(),
+        };
+        Some((head, header.id_be.into()))
+    }
 
     #[inline(always)]
     fn is_error(kind: u8) -> bool {
@@ -302,6 +324,23 @@ impl Family for V6 {
     const IPV6: bool = true;
     const CONTROL: u8 = ICMPV6;
     const NO_FLOW: Flow<Addr6> = no_flow(Addr6([0; 4]));
+
+    #[inline(always)]
+    fn parse_fragment<P: Packet>(packet: &P) -> Option<(Head<Self>, u32)> {
+        let at = ETHERNET_LEN + size_of::<Ipv6>();
+        let header: Ipv6 = packet.load(ETHERNET_LEN)?;
+        let part: Ipv6Fragment = packet.load(at)?;
+        let first = part.fragment_be & 0xfff8_u16.to_be() == 0;
+        let head = Head {
+            src: Addr6(header.src),
+            dst: Addr6(header.dst),
+            protocol: part.next_header,
+            transport: if first { at + size_of::<Ipv6Fragment>() } else { 0 },
+            ttl: header.hop_limit,
+            class_be: header.version_flow_be,
+        };
+        Some((head, part.id))
+    }
 
     #[inline(always)]
     fn is_error(kind: u8) -> bool {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::vec::Vec;
 
 use sluice_abi::{
-    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Flow, FlowKey, MAX_REFUSALS, Peer, Range,
-    RangeKey, Reason, Service, ServiceKey, SocketKey,
+    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FragmentKey, MAX_REFUSALS,
+    Peer, Range, RangeKey, Reason, Service, ServiceKey, SocketKey,
 };
 
 use crate::checksum::apply;
@@ -136,6 +136,10 @@ pub struct HostNode {
     pub sockets4: RefCell<HashMap<SocketKey<Addr4>, Peer<Addr4>>>,
     /// Peers of IPv6 sockets.
     pub sockets6: RefCell<HashMap<SocketKey<Addr6>, Peer<Addr6>>>,
+    /// Ports of IPv4 datagrams in fragments.
+    pub fragments4: RefCell<HashMap<FragmentKey<Addr4>, u32>>,
+    /// Ports of IPv6 datagrams in fragments.
+    pub fragments6: RefCell<HashMap<FragmentKey<Addr6>, u32>>,
     /// IPv4 source ranges.
     pub ranges4: Vec<RangeKey<Addr4>>,
     /// IPv6 source ranges.
@@ -167,6 +171,8 @@ impl Default for HostNode {
             affinities6: RefCell::default(),
             sockets4: RefCell::default(),
             sockets6: RefCell::default(),
+            fragments4: RefCell::default(),
+            fragments6: RefCell::default(),
             ranges4: Vec::new(),
             ranges6: Vec::new(),
             refusals: RefCell::default(),
@@ -215,8 +221,8 @@ impl NodeTables for HostNode {
 
 macro_rules! lookup {
     (
-        $family:ty, $addr:ty, $services:ident, $affinities:ident, $sockets:ident, $ranges:ident,
-        $octets:expr
+        $family:ty, $addr:ty, $services:ident, $affinities:ident, $sockets:ident,
+        $fragments:ident, $ranges:ident, $octets:expr
     ) => {
         impl Lookup<$family> for HostNode {
             fn service(&self, key: &ServiceKey<$addr>) -> Option<&Service> {
@@ -235,6 +241,12 @@ macro_rules! lookup {
                 self.$sockets.borrow_mut().insert(*key, *peer);
                 true
             }
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<u32> {
+                self.$fragments.borrow().get(key).copied()
+            }
+            fn remember_fragment(&self, key: &FragmentKey<$addr>, ports: u32) {
+                self.$fragments.borrow_mut().insert(*key, ports);
+            }
             fn allows(&self, client: &Range<$addr>) -> bool {
                 self.$ranges.iter().any(|RangeKey { prefix_len, range }| {
                     range.service == client.service
@@ -248,8 +260,8 @@ macro_rules! lookup {
         }
     };
 }
-lookup!(V4, Addr4, services4, affinities4, sockets4, ranges4, Addr4::octets);
-lookup!(V6, Addr6, services6, affinities6, sockets6, ranges6, Addr6::octets);
+lookup!(V4, Addr4, services4, affinities4, sockets4, fragments4, ranges4, Addr4::octets);
+lookup!(V6, Addr6, services6, affinities6, sockets6, fragments6, ranges6, Addr6::octets);
 
 fn same_prefix(a: &[u8], b: &[u8], bits: u32) -> bool {
     a.iter().zip(b).zip((0..).step_by(8)).all(|((a, b), at)| {

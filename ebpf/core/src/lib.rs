@@ -11,6 +11,7 @@ extern crate std;
 mod checksum;
 mod error;
 mod family;
+mod fragment;
 #[cfg(feature = "host")]
 pub mod host;
 mod open;

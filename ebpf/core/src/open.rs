@@ -46,9 +46,7 @@ pub(crate) fn decide<F: Family, T: Tables<F>>(
     forward: &mut Flow<F::Addr>,
 ) -> Option<Reason> {
     let (flows, node) = tables.split();
-    let frontend =
-        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol as u8, pad: 0 };
-    match (node.service(&frontend), arrival.first) {
+    match (frontend::<F, T::Node>(node, key), arrival.first) {
         (Some(_), false) => Some(Reason::NoFlow),
         (Some(found), true) => service::<F, T>(node, key, found, arrival, forward),
         (None, true) => direct::<F, T>(flows, node, key, arrival, forward),
@@ -68,7 +66,7 @@ fn service<F: Family, T: Tables<F>>(
     forward: &mut Flow<F::Addr>,
 ) -> Option<Reason> {
     if service.flags & service_flags::RANGES != 0
-        && !node.allows(&Range { service: service.id, addr: key.src })
+        && !is_allowed::<F, T::Node>(node, key, service.id)
     {
         return Some(Reason::SourceRange);
     }
@@ -117,6 +115,22 @@ fn service<F: Family, T: Tables<F>>(
     forward.seen = arrival.now;
     (forward.backend, forward.generation) = (id, backend.generation);
     None
+}
+
+/// The frontend that a packet is for.
+#[inline(never)]
+pub(crate) fn frontend<'a, F: Family, N: Lookup<F>>(
+    node: &'a N,
+    key: &FlowKey<F::Addr>,
+) -> Option<&'a Service> {
+    let FlowKey { dst: addr, dport_be: port_be, protocol, .. } = *key;
+    node.service(&ServiceKey { addr, port_be, protocol: protocol as u8, pad: 0 })
+}
+
+/// Whether a client is in the source ranges of a service port.
+#[inline(never)]
+fn is_allowed<F: Family, N: Lookup<F>>(node: &N, key: &FlowKey<F::Addr>, service: u32) -> bool {
+    node.allows(&Range { service, addr: key.src })
 }
 
 /// The backend of a new flow, an id that no backend has if there is none: the client's last one

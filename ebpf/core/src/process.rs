@@ -1,14 +1,15 @@
 //! One packet from arrival to verdict: parse, flow lookup, on a miss service lookup.
 
-use sluice_abi::{Flow, FlowKey, Reason, ServiceKey, flags, tcp};
+use sluice_abi::{Flow, FlowKey, Reason, flags, tcp};
 
 use crate::UDP_TIMEOUT_S;
 use crate::error::{error, way};
 use crate::family::{Family, Head, V4, V6};
+use crate::fragment;
 use crate::open::{self, Arrival, lead, learn};
 use crate::packet::Packet;
 use crate::refuse::refuse;
-use crate::tables::{FlowTable, Lookup, NodeTables, Tables};
+use crate::tables::{FlowTable, NodeTables, Tables};
 use crate::translate::{reverse, translate};
 use crate::wire::{self, ETHERNET_LEN, Tcp, Udp};
 
@@ -52,6 +53,14 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// What is known of a fragment's datagram. It has no flags: no connection begins or ends so.
+    #[inline(always)]
+    fn of_fragment(ports: u32, udp: bool) -> Self {
+        let [a, b, c, d] = ports.to_ne_bytes();
+        let (sport_be, dport_be) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
+        Self { sport_be, dport_be, flags: 0, udp }
+    }
+
     /// A connection's first packet.
     #[inline(always)]
     fn is_syn(&self) -> bool {
@@ -88,11 +97,18 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         // Forwarded: its ingress has seen to it.
         return (Action::Pass, Reason::NotService);
     }
-    let head = match F::parse(packet, ETHERNET_LEN) {
-        Ok(head) => head,
+    let (head, found) = match F::parse(packet, ETHERNET_LEN) {
+        Ok(head) => (head, segment(packet, head.protocol, head.transport)),
+        Err(Reason::Fragment) => {
+            let ports = fragment::ports::<F, P, T::Node>(packet, tables.split().1);
+            let (Some(ports), Some((head, _))) = (ports, F::parse_fragment(packet)) else {
+                return (Action::Pass, Reason::Fragment);
+            };
+            (head, Some(Segment::of_fragment(ports, head.protocol == wire::UDP)))
+        }
         Err(reason) => return (Action::Pass, reason),
     };
-    let Some(segment) = segment(packet, head.protocol, head.transport) else {
+    let Some(segment) = found else {
         if head.protocol == wire::TCP || head.protocol == wire::UDP {
             return (Action::Pass, Reason::Malformed);
         }
@@ -157,8 +173,9 @@ fn turn_away<F: Family, P: Packet, T: Tables<F>>(
     reason: Reason,
 ) -> (Action, Reason) {
     if reason == Reason::Refused {
-        // Only a single host is answered (RFC 1122 section 3.2.2).
+        // Only a single host is answered, and only about a first fragment (RFC 1122 section 3.2.2).
         if F::is_host(head.src)
+            && head.transport != 0
             && node.may_refuse(node.now())
             && refuse::<F, P>(packet, head.protocol, head.transport)
         {
@@ -302,9 +319,7 @@ fn still_leads<F: Family, T: Tables<F>>(
         return true;
     }
     let Some(backend) = node.backend(flow.backend) else { return false };
-    let frontend =
-        ServiceKey { addr: key.dst, port_be: key.dport_be, protocol: key.protocol as u8, pad: 0 };
-    node.service(&frontend).is_some_and(|service| service.id == backend.service)
+    open::frontend::<F, T::Node>(node, key).is_some_and(|service| service.id == backend.service)
 }
 
 /// Jiffies since an entry was refreshed; 0 where another CPU did so after this one read its clock.

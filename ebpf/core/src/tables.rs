@@ -1,8 +1,8 @@
 //! What the logic asks of the tables.
 
 use sluice_abi::{
-    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, Peer, Range, Reason, Service,
-    ServiceKey, SocketKey,
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FragmentKey, Peer, Range, Reason,
+    Service, ServiceKey, SocketKey,
 };
 
 use crate::Family;
@@ -43,6 +43,10 @@ pub trait Lookup<F: Family> {
     fn peer(&self, key: &SocketKey<F::Addr>) -> Option<Peer<F::Addr>>;
     /// Notes a socket's peer; false if the table took none.
     fn remember_peer(&self, key: &SocketKey<F::Addr>, peer: &Peer<F::Addr>) -> bool;
+    /// The ports of a datagram in fragments, both as one word as on the wire.
+    fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<u32>;
+    /// Notes the ports of a datagram in fragments; one that can't be noted passes by.
+    fn remember_fragment(&self, key: &FragmentKey<F::Addr>, ports: u32);
     /// Whether a service's source ranges hold an address.
     fn allows(&self, client: &Range<F::Addr>) -> bool;
 }

@@ -102,6 +102,10 @@ fn rewrite<F: Family, P: Packet>(
     let udp = head.protocol == wire::UDP;
     let check = head.transport + if udp { wire::UDP_CHECK } else { wire::TCP_CHECK };
     let diff = F::rewrite(packet, &flow.src, &flow.dst, routed)?;
+    if head.transport == 0 {
+        // Ports and checksum are in the datagram's first fragment.
+        return Some(());
+    }
     packet.fix_addresses(check, diff, udp, F::IPV6)?;
     let old: u32 = packet.load(head.transport)?;
     let ([a, b], [c, d]) = (flow.sport_be.to_ne_bytes(), flow.dport_be.to_ne_bytes());

@@ -129,6 +129,20 @@ header! {
 }
 
 header! {
+    /// IPv6's fragment header (RFC 8200 section 4.5).
+    Ipv6Fragment, 8 {
+        /// What comes behind it.
+        next_header: u8,
+        /// Reserved.
+        reserved: u8,
+        /// Offset, and in the lowest bit whether more come.
+        fragment_be: u16,
+        /// Identification.
+        id: u32,
+    }
+}
+
+header! {
     /// TCP without options (RFC 9293 section 3.1).
     Tcp, 20 {
         /// Source port.

@@ -7,8 +7,9 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
     Addr4, Addr6, Affinity, AffinityKey, Backend, Config, DEFAULT_FLOWS, Flow, FlowKey,
-    MAX_AFFINITIES, MAX_BACKENDS, MAX_RANGES, MAX_REFUSALS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS,
-    Namespace, Peer, Range, Reason, Service, ServiceKey, SocketKey,
+    FragmentKey, MAX_AFFINITIES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_RANGES, MAX_REFUSALS,
+    MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, Namespace, Peer, Range, Reason, Service, ServiceKey,
+    SocketKey,
 };
 use sluice_core::{FlowTable, Inserted, Lookup, NodeTables, Tables, V4, V6};
 
@@ -40,6 +41,10 @@ static SOCKETS6: LruHashMap<SocketKey<Addr6>, Peer<Addr6>, MAX_SOCKETS> = LruHas
 /// The node's network namespace.
 #[btf_map]
 static NAMESPACE: Array<Namespace, 1> = Array::new();
+#[btf_map]
+static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, u32, MAX_FRAGMENTS> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, u32, MAX_FRAGMENTS> = LruHashMap::new();
 #[btf_map]
 static RANGES4: LpmTrie<Range<Addr4>, u32, MAX_RANGES> = LpmTrie::new();
 #[btf_map]
@@ -86,7 +91,7 @@ pub(crate) fn namespace() -> Option<*mut Namespace> {
 }
 
 macro_rules! family {
-    ($family:ty, $addr:ty, $flows:ident, $services:ident, $affinities:ident, $sockets:ident, $ranges:ident) => {
+    ($family:ty, $addr:ty, $flows:ident, $services:ident, $affinities:ident, $sockets:ident, $fragments:ident, $ranges:ident) => {
         impl Tables<$family> for Kernel {
             type Flows = Flows;
             type Node = Node;
@@ -156,6 +161,17 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<u32> {
+                // SAFETY: a word.
+                unsafe { $fragments.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn remember_fragment(&self, key: &FragmentKey<$addr>, ports: u32) {
+                let _ = $fragments.insert(key, &ports, BPF_ANY.into());
+            }
+
+            #[inline(always)]
             fn allows(&self, client: &Range<$addr>) -> bool {
                 const BITS: u32 = size_of::<Range<$addr>>() as u32 * 8;
                 $ranges.get(&Key::new(BITS, *client)).is_some()
@@ -163,8 +179,8 @@ macro_rules! family {
         }
     };
 }
-family!(V4, Addr4, FLOWS4, SERVICES4, AFFINITIES4, SOCKETS4, RANGES4);
-family!(V6, Addr6, FLOWS6, SERVICES6, AFFINITIES6, SOCKETS6, RANGES6);
+family!(V4, Addr4, FLOWS4, SERVICES4, AFFINITIES4, SOCKETS4, FRAGMENTS4, RANGES4);
+family!(V6, Addr6, FLOWS6, SERVICES6, AFFINITIES6, SOCKETS6, FRAGMENTS6, RANGES6);
 
 impl NodeTables for Node {
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! A packet in the kernel: direct access, checksum helpers, routes and ways out.
 
 use core::mem::size_of;
+use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH,
@@ -69,6 +70,12 @@ impl Skb {
                     bpf_skb_change_type(self.skb, PACKET_HOST);
                     bpf_redirect_peer(self.hop.ifindex, 0) as i32
                 }
+            }
+            Action::Neighbour if matches!(hook, Hook::ToNetwork) => {
+                // The packet has a route, to the service's address: the kernel has to find another, or
+                // it follows that one after waiting for the neighbour (net/core/neighbour.c).
+                // SAFETY: a helper that takes no parameters to be absent.
+                unsafe { bpf_redirect_neigh(self.hop.ifindex, null_mut(), 0, 0) as i32 }
             }
             Action::Neighbour => neighbour(&self.hop),
             Action::Back => {
@@ -181,9 +188,11 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn make_room(&mut self, keep: usize, room: usize) -> Option<()> {
-        // SAFETY: helpers on a valid context; packet pointers are taken anew at each access.
+        // SAFETY: helpers on a valid context; packet pointers are taken anew at each access. The tail
+        // is only cut: the helper would also add to it.
         unsafe {
-            (bpf_skb_change_tail(self.skb, keep as u32, 0) == 0
+            ((*self.skb).len as usize >= keep
+                && bpf_skb_change_tail(self.skb, keep as u32, 0) == 0
                 && bpf_skb_adjust_room(self.skb, room as i32, BPF_ADJ_ROOM_MAC, 0) == 0)
                 .then_some(())
         }

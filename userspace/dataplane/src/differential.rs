@@ -203,23 +203,32 @@ fn packet(rng: &mut StdRng, from: End, to: End, udp: bool, flags: u8) -> Vec<u8>
     let protocol = if udp { 17 } else { 6 };
     let mut bytes: Vec<u8> = (1..13).collect();
     let length = |extra: usize| u16::try_from(l4.len() + extra).unwrap().to_be_bytes();
+    // All fragments are of few datagrams: the first ones and others of the same meet.
+    let part = rng.random_ratio(1, 8).then(|| rng.random_bool(0.5));
     match (from.0, to.0) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let options = if rng.random_ratio(1, 10) { rng.random_range(1..11) } else { 0 };
             bytes.extend([8, 0, 0x45 + options, 0]);
             bytes.extend(length(20 + usize::from(options) * 4));
             let ttl = if rng.random_ratio(1, 10) { 1 } else { 64 };
-            bytes.extend([0, 1, 0x40, 0, ttl, protocol, rng.random(), rng.random()]);
+            let fragment = part.map_or([0x40, 0], |first| if first { [0x20, 0] } else { [0, 3] });
+            bytes.extend([0, 1]);
+            bytes.extend(fragment);
+            bytes.extend([ttl, protocol, rng.random(), rng.random()]);
             bytes.extend(src.octets());
             bytes.extend(dst.octets());
             bytes.extend(vec![1; usize::from(options) * 4]);
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             bytes.extend([0x86, 0xdd, 0x60, 0, 0, rng.random()]);
-            bytes.extend(length(0));
-            bytes.extend([protocol, if rng.random_ratio(1, 10) { 1 } else { 64 }]);
+            bytes.extend(length(if part.is_some() { 8 } else { 0 }));
+            let next = if part.is_some() { 44 } else { protocol };
+            bytes.extend([next, if rng.random_ratio(1, 10) { 1 } else { 64 }]);
             bytes.extend(src.octets());
             bytes.extend(dst.octets());
+            if let Some(first) = part {
+                bytes.extend([protocol, 0, 0, if first { 1 } else { 24 }, 0, 0, 0, 7]);
+            }
         }
         _ => panic!("one family"),
     }

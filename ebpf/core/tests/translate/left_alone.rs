@@ -67,7 +67,8 @@ fn everything_else_passes_untouched() {
             (with(protocol, 1), Reason::OtherProtocol),
             (with(14, version), Reason::Malformed),
             (good[..40].to_vec(), Reason::Malformed),
-            (if v4 { with(20, 0x20) } else { with(20, 44) }, Reason::Fragment),
+            // A later fragment of a datagram whose first one is not known.
+            (if v4 { with(21, 1) } else { with(20, 44) }, Reason::Fragment),
             (packet((net.client, 4000), (net.backend, 80), Some(SYN)), Reason::NotService),
         ];
         for (bytes, reason) in cases {

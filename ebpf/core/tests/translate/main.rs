@@ -5,6 +5,7 @@ mod affinity;
 mod build;
 mod errors;
 mod flows;
+mod fragments;
 mod holding;
 mod left_alone;
 mod lists;

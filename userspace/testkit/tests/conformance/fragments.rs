@@ -27,7 +27,6 @@ fn echoed(rig: &Rig, from: &str, target: SocketAddr, size: usize) -> bool {
 }
 
 #[test]
-#[ignore = "fragments are left to the stack, untranslated (docs/datapath.md, Not yet)"]
 fn datagrams_of_2000_and_9000_bytes_are_answered_whole() {
     let Some(rig) = rig() else { return };
     let rig = rig.as_ref().unwrap();
