@@ -1,6 +1,7 @@
 //! The BPF object: loads it over pinned maps, and knows the clock of the kernel.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,10 +62,6 @@ pub(crate) fn pins(bpf_dir: &Path) -> PathBuf {
 /// # Errors
 /// A folder that cannot be read or removed.
 pub(crate) fn remove_others(bpf_dir: &Path) -> Result<(), Error> {
-    let failed = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { operation, path, source }
-    };
     let own = pins(bpf_dir);
     for entry in fs::read_dir(bpf_dir).map_err(failed("read", bpf_dir))?.flatten() {
         let path = entry.path();
@@ -178,6 +175,12 @@ pub(crate) fn classifier<'a>(
         .map_err(|error: aya::programs::ProgramError| refused(name, error))
 }
 
+/// What a failed operation on a file or folder is told as.
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::File { operation, path, source }
+}
+
 fn refused(
     object: &'static str,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -187,10 +190,6 @@ fn refused(
 
 /// Makes the folders, on a bpf file system of our own where there is none.
 fn prepare(bpf_dir: &Path, pins: &Path) -> Result<(), Error> {
-    let failed = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { operation, path, source }
-    };
     fs::create_dir_all(bpf_dir).map_err(failed("create", bpf_dir))?;
     let mounted = statfs(bpf_dir).map_err(|errno| failed("inspect", bpf_dir)(errno.into()))?;
     if mounted.filesystem_type() != BPF_FS_MAGIC {

@@ -76,7 +76,7 @@ struct Stages {
 type Wanted<'a> = BTreeMap<Front, Option<(&'a ServicePortKey, &'a Arc<ServicePort>, Kind)>>;
 
 /// Everything that clients can connect to. A service address takes precedence over a node port on the
-/// same address, and no node port is open on a service address (R19).
+/// same address, and no node port is open on a service address (R19) but the node's own.
 fn wanted<'a>(state: &'a State, ways: &Ways) -> Wanted<'a> {
     let mut wanted = Wanted::new();
     let mut service_addresses = HashSet::new();
