@@ -87,6 +87,43 @@ pub struct FragmentKey<A> {
     pub protocol: u32,
 }
 
+/// What the first fragment tells of its datagram.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Both ports, as one word as on the wire.
+    pub ports: u32,
+    /// Low 32 bits of jiffies when it came.
+    pub seen: u32,
+}
+
+/// A fragment that came before the first of its datagram.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeldKey<A> {
+    /// Its datagram.
+    pub datagram: FragmentKey<A>,
+    /// Which of those that are held of it: below [`crate::MAX_HELD_OF_ONE`].
+    pub index: u32,
+}
+
+/// What is held of it: the whole packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Octets of the packet.
+    pub len: u32,
+    /// Interface that it came in by.
+    pub ifindex: u32,
+    /// Low 32 bits of jiffies when it came.
+    pub seen: u32,
+    /// The packet from its Ethernet header on; what is behind `len` is of no meaning.
+    pub bytes: [u8; crate::MAX_HELD_BYTES],
+}
+
+impl<A: Copy + 'static> MapData for HeldKey<A> {}
+impl MapData for Ports {}
+impl MapData for Held {}
 impl<A: Copy + 'static> MapData for FlowKey<A> {}
 impl<A: Copy + 'static> MapData for FragmentKey<A> {}
 impl<A: Copy + 'static> MapData for Flow<A> {}
@@ -99,6 +136,8 @@ pub mod flags {
     pub const SNAT: u8 = 2;
     /// Not a service: a direct connection whose tuple collided with a service's flow.
     pub const DIRECT: u8 = 4;
+    /// The connection counts as one of its backend's until it is closed.
+    pub const COUNTED: u8 = 8;
 }
 
 /// Bits of [`Flow::state`]. FIN and RST bits are kept the same in both halves.

@@ -11,17 +11,17 @@ mod reason;
 mod service;
 mod socket;
 
-pub use flow::{Deliver, Flow, FlowKey, FragmentKey, Mac, flags, tcp};
-pub use node::{Backend, BackendState, Config, SERVICE_RANGES};
+pub use flow::{Deliver, Flow, FlowKey, FragmentKey, Held, HeldKey, Mac, Ports, flags, tcp};
+pub use node::{Backend, BackendState, Config, SERVICE_RANGES, lists};
 pub use reason::Reason;
 pub use service::{
     Affinity, AffinityKey, Range, RangeKey, Service, ServiceKey, Table, service_flags,
 };
 
-pub use socket::{Namespace, Peer, SocketKey};
+pub use socket::{Connected, Namespace, Peer, SocketKey};
 
 /// Version of the layout of all maps together; part of the path of the pins.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Most frontends (service address, port and protocol) of one address family.
 pub const MAX_SERVICES: usize = 131_072;
@@ -31,10 +31,17 @@ pub const MAX_BACKENDS: usize = 262_144;
 pub const MAX_SLOTS: usize = 2_097_152;
 /// Clients that session affinity remembers, per family; the longest unused are forgotten first.
 pub const MAX_AFFINITIES: usize = 65_536;
-/// Sockets whose peers were translated, per family; the longest unused are forgotten first.
+/// Sockets whose peers were translated, per family and protocol; of UDP the longest unused are forgotten
+/// first, of TCP the oldest. A power of two.
 pub const MAX_SOCKETS: usize = 65_536;
 /// Datagrams in fragments whose ports are remembered, per family.
 pub const MAX_FRAGMENTS: usize = 16_384;
+/// Fragments that are held until the first of their datagram comes, per family; the oldest are lost.
+pub const MAX_HELD: usize = 256;
+/// Fragments that are held of one datagram: 9,000 octets by an MTU of 1,280 are eight.
+pub const MAX_HELD_OF_ONE: u32 = 8;
+/// Longest packet that is held: a jumbo frame (MTU 9,000 and up).
+pub const MAX_HELD_BYTES: usize = 9_216;
 /// Source ranges of all service ports together, per family.
 pub const MAX_RANGES: usize = 65_536;
 /// Refusals a processor sends in a second; beyond it there is silence.
@@ -128,6 +135,9 @@ const _: () = {
     assert!(size_of::<FlowKey<Addr6>>() == 40);
     assert!(size_of::<FragmentKey<Addr4>>() == 16);
     assert!(size_of::<FragmentKey<Addr6>>() == 40);
+    assert!(size_of::<HeldKey<Addr4>>() == 20);
+    assert!(size_of::<HeldKey<Addr6>>() == 44);
+    assert!(size_of::<Held>() == 9_228);
     assert!(size_of::<Flow<Addr4>>() == 40);
     assert!(size_of::<Flow<Addr6>>() == 64);
     assert!(size_of::<ServiceKey<Addr4>>() == 8);
@@ -141,7 +151,10 @@ const _: () = {
     assert!(size_of::<SocketKey<Addr6>>() == 28);
     assert!(size_of::<Peer<Addr4>>() == 16);
     assert!(size_of::<Peer<Addr6>>() == 28);
+    assert!(size_of::<Connected<Addr4>>() == 24);
+    assert!(size_of::<Connected<Addr6>>() == 48);
+    assert!(MAX_SOCKETS.is_power_of_two());
     assert!(size_of::<Namespace>() == 16);
     assert!(size_of::<Backend>() == 44);
-    assert!(size_of::<Config>() == 248);
+    assert!(size_of::<Config>() == 252);
 };

@@ -24,8 +24,10 @@ pub struct Backend {
     pub deliver: u8,
     /// 4 or 6: the family of `addr`.
     pub ip_version: u8,
+    /// Which of its service port's lists it is in: [`lists`].
+    pub lists: u8,
     /// Always zero.
-    pub pad: u16,
+    pub pad: u8,
     /// [`crate::Service::id`] of the service port it belongs to: one endpoint of two service ports
     /// is two backends, since each may lose it alone.
     pub service: u32,
@@ -45,9 +47,19 @@ impl Backend {
         mac: Mac { head: 0, tail: 0, pad: 0 },
         deliver: 0,
         ip_version: 0,
+        lists: 0,
         pad: 0,
         service: 0,
     };
+}
+
+/// Bits of [`Backend::lists`]. Session affinity holds while the client's backend is in the list that
+/// applies.
+pub mod lists {
+    /// The list of traffic policy Cluster.
+    pub const CLUSTER: u8 = 1;
+    /// That of traffic policy Local.
+    pub const LOCAL: u8 = 2;
 }
 
 /// Whether a backend may be used.
@@ -85,6 +97,8 @@ pub struct Config {
     pub bridge_ifindex: u32,
     /// Not 0: clients of ClusterIPs are masqueraded wherever they are (`--masquerade-all`).
     pub masquerade_all: u32,
+    /// Not 0: who comes by an interface to a pod is a pod, whatever its address, and nobody else.
+    pub pods_by_interface: u32,
     /// Ranges of ClusterIPs as address and mask, network byte order; none where the mask is zero.
     pub services4: [[u32; 2]; SERVICE_RANGES],
     /// As `services4`.
@@ -104,6 +118,7 @@ impl Config {
         pods6: [[0; 4]; 2],
         bridge_ifindex: 0,
         masquerade_all: 0,
+        pods_by_interface: 0,
         services4: [[0; 2]; SERVICE_RANGES],
         services6: [[[0; 4]; 2]; SERVICE_RANGES],
     };

@@ -35,8 +35,10 @@ reasons! {
     NotService = "not_service", false;
     /// A header is cut short or contradicts itself; the stack decides.
     Malformed = "malformed", false;
-    /// A fragment of a datagram whose first one has not come by; the stack decides.
+    /// A fragment whose ports are not known, and that can't be held; the stack decides.
     Fragment = "fragment", false;
+    /// A fragment that came before the first of its datagram: held until that comes, then seen again.
+    FragmentHeld = "fragment_held", false;
     /// Translated by an earlier hook on its way through the stack.
     AlreadyTranslated = "already_translated", false;
     /// Client to backend, into a pod of this node.

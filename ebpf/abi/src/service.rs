@@ -108,4 +108,9 @@ pub mod service_flags {
     /// Some backend is the node itself, or beyond the pod network: the node's own packets don't get
     /// there translated, its sockets do.
     pub const STACK: u32 = 64;
+    /// The slot is chosen by the hash of the client's address.
+    pub const SOURCE: u32 = 128;
+    /// Of two slots that are drawn, the one whose backend has fewer connections. Its flows are
+    /// [`crate::flags::COUNTED`]. Never with affinity.
+    pub const LEAST: u32 = 256;
 }

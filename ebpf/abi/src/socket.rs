@@ -28,6 +28,35 @@ pub struct Peer<A> {
     pub generation: u32,
 }
 
+/// A TCP socket that was connected to a backend, and what it asked for. It stands at its cookie's
+/// place, until a socket that is [`crate::MAX_SOCKETS`] younger takes that: a write costs a tenth of an
+/// entry in a hash table, and each of the node's own connections makes one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connected<A> {
+    /// The socket's cookie, low half first.
+    pub cookie: [u32; 2],
+    /// Address of the backend.
+    pub given: A,
+    /// Address it asked for.
+    pub asked: A,
+    /// Port of the backend, network byte order.
+    pub given_port_be: u16,
+    /// Port it asked for, network byte order.
+    pub asked_port_be: u16,
+    /// Always zero.
+    pub pad: u32,
+}
+
+impl<A> Connected<A> {
+    /// The place of a cookie.
+    #[inline(always)]
+    #[must_use]
+    pub fn index([low, _]: [u32; 2]) -> u32 {
+        low & (crate::MAX_SOCKETS as u32 - 1)
+    }
+}
+
 /// The node's network namespace: other sockets are left alone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,4 +72,5 @@ pub struct Namespace {
 
 impl<A: Copy + 'static> MapData for SocketKey<A> {}
 impl<A: Copy + 'static> MapData for Peer<A> {}
+impl<A: Copy + 'static> MapData for Connected<A> {}
 impl MapData for Namespace {}

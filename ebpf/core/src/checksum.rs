@@ -37,6 +37,12 @@ pub(crate) fn hash_tuple<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
     (h >> 32) as u32
 }
 
+/// Hashes a client's address.
+#[inline(always)]
+pub(crate) fn hash_source<F: Family>(client: F::Addr) -> u32 {
+    (mix(F::word(client) ^ 0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
 /// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
 #[inline(always)]
 pub(crate) fn mix(z: u64) -> u64 {

@@ -8,7 +8,7 @@ use crate::packet::Packet;
 use crate::process::{Action, Hook};
 use crate::tables::{FlowTable, Tables};
 use crate::translate::{deliver, reason};
-use crate::wire::{ETHERNET_LEN, Icmp, TCP, UDP};
+use crate::wire::{ETHERNET_LEN, Icmp, SCTP, TCP, UDP};
 
 /// Offset of the checksum in an ICMP header.
 const CHECK: usize = 2;
@@ -30,7 +30,7 @@ pub(crate) fn error<F: Family, P: Packet, T: Tables<F>>(
         return None;
     }
     let Ok(inner) = F::parse(packet, quoted) else { return None };
-    if inner.protocol != TCP && inner.protocol != UDP {
+    if !matches!(inner.protocol, TCP | UDP | SCTP) {
         return None;
     }
     let [sport_be, dport_be]: [u16; 2] = packet.load(inner.transport)?;

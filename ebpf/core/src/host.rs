@@ -1,12 +1,14 @@
 //! The host build: packets in vectors, tables in collections. For tests, properties and fuzzing.
 
+use std::boxed::Box;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::vec::Vec;
 
 use sluice_abi::{
-    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FragmentKey, MAX_REFUSALS,
-    Peer, Range, RangeKey, Reason, Service, ServiceKey, SocketKey,
+    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Connected, Flow, FlowKey, FragmentKey,
+    Held, HeldKey, MAX_HELD_BYTES, MAX_REFUSALS, Peer, Ports, Range, RangeKey, Reason, Service,
+    ServiceKey, SocketKey,
 };
 
 use crate::checksum::apply;
@@ -28,13 +30,16 @@ pub struct HostPacket {
     pub routes: Option<NextHop>,
     /// Where it leaves to.
     pub hop: NextHop,
+    /// What comes in again, and by which interface.
+    pub again: Vec<(u32, Vec<u8>)>,
 }
 
 impl HostPacket {
     /// A packet that came in by `ifindex`; the routes know no way.
     #[must_use]
     pub fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
-        Self { bytes, ifindex, marked: false, own: false, routes: None, hop: NextHop::default() }
+        let (routes, hop) = (None, NextHop::default());
+        Self { bytes, ifindex, marked: false, own: false, routes, hop, again: Vec::new() }
     }
 
     fn fix(&mut self, check: usize, diff: u32, udp: bool) -> Option<()> {
@@ -89,6 +94,19 @@ impl Packet for HostPacket {
         self.bytes.splice(at, std::iter::repeat_n(0, room));
         Some(())
     }
+    fn copy(&self, to: &mut Held) -> Option<()> {
+        to.bytes.get_mut(..self.bytes.len())?.copy_from_slice(&self.bytes);
+        to.len = u32::try_from(self.bytes.len()).ok()?;
+        to.ifindex = self.ifindex;
+        Some(())
+    }
+    fn become_copy(&mut self, of: &Held) -> Option<()> {
+        self.bytes = of.bytes.get(..of.len as usize)?.to_vec();
+        Some(())
+    }
+    fn again(&mut self, ifindex: u32) {
+        self.again.push((ifindex, self.bytes.clone()));
+    }
     fn hop(&mut self) -> &mut NextHop {
         &mut self.hop
     }
@@ -132,14 +150,22 @@ pub struct HostNode {
     pub affinities4: RefCell<HashMap<AffinityKey<Addr4>, Affinity>>,
     /// Affinities of IPv6 clients.
     pub affinities6: RefCell<HashMap<AffinityKey<Addr6>, Affinity>>,
-    /// Peers of IPv4 sockets.
+    /// TCP sockets that were connected to IPv4 backends, by place.
+    pub connected4: RefCell<HashMap<u32, Connected<Addr4>>>,
+    /// TCP sockets that were connected to IPv6 backends, by place.
+    pub connected6: RefCell<HashMap<u32, Connected<Addr6>>>,
+    /// Peers of IPv4 UDP sockets.
     pub sockets4: RefCell<HashMap<SocketKey<Addr4>, Peer<Addr4>>>,
-    /// Peers of IPv6 sockets.
+    /// Peers of IPv6 UDP sockets.
     pub sockets6: RefCell<HashMap<SocketKey<Addr6>, Peer<Addr6>>>,
     /// Ports of IPv4 datagrams in fragments.
-    pub fragments4: RefCell<HashMap<FragmentKey<Addr4>, u32>>,
+    pub fragments4: RefCell<HashMap<FragmentKey<Addr4>, Ports>>,
     /// Ports of IPv6 datagrams in fragments.
-    pub fragments6: RefCell<HashMap<FragmentKey<Addr6>, u32>>,
+    pub fragments6: RefCell<HashMap<FragmentKey<Addr6>, Ports>>,
+    /// Held IPv4 fragments.
+    pub held4: RefCell<HashMap<HeldKey<Addr4>, Box<Held>>>,
+    /// Held IPv6 fragments.
+    pub held6: RefCell<HashMap<HeldKey<Addr6>, Box<Held>>>,
     /// IPv4 source ranges.
     pub ranges4: Vec<RangeKey<Addr4>>,
     /// IPv6 source ranges.
@@ -150,6 +176,8 @@ pub struct HostNode {
     pub slots: Vec<u32>,
     /// Backends by id.
     pub backends: Vec<Backend>,
+    /// Connections by backend.
+    pub connections: RefCell<HashMap<u32, i64>>,
     /// The node.
     pub config: Config,
     /// Jiffies.
@@ -158,6 +186,8 @@ pub struct HostNode {
     pub hz: u32,
     /// What `random` answers.
     pub draw: u32,
+    /// What it answers first, the last of these at once.
+    pub draws: RefCell<Vec<u32>>,
     /// Packets by reason.
     pub counts: RefCell<HashMap<Reason, u64>>,
 }
@@ -169,19 +199,25 @@ impl Default for HostNode {
             services6: HashMap::new(),
             affinities4: RefCell::default(),
             affinities6: RefCell::default(),
+            connected4: RefCell::default(),
+            connected6: RefCell::default(),
             sockets4: RefCell::default(),
             sockets6: RefCell::default(),
             fragments4: RefCell::default(),
             fragments6: RefCell::default(),
+            held4: RefCell::default(),
+            held6: RefCell::default(),
             ranges4: Vec::new(),
             ranges6: Vec::new(),
             refusals: RefCell::default(),
             slots: Vec::new(),
             backends: Vec::new(),
+            connections: RefCell::default(),
             config: Config::EMPTY,
             now: 0,
             hz: 1_000,
             draw: 0,
+            draws: RefCell::default(),
             counts: RefCell::default(),
         }
     }
@@ -194,6 +230,12 @@ impl NodeTables for HostNode {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(id as usize)
     }
+    fn connections(&self, backend: u32) -> u64 {
+        self.connections.borrow().get(&backend).map_or(0, |number| (*number).max(0).cast_unsigned())
+    }
+    fn count_connection(&self, backend: u32, opened: bool) {
+        *self.connections.borrow_mut().entry(backend).or_default() += if opened { 1 } else { -1 };
+    }
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
     }
@@ -204,7 +246,7 @@ impl NodeTables for HostNode {
         self.hz
     }
     fn random(&self) -> u32 {
-        self.draw
+        self.draws.borrow_mut().pop().unwrap_or(self.draw)
     }
     fn may_refuse(&self, now: u32) -> bool {
         let mut refusals = self.refusals.borrow_mut();
@@ -214,6 +256,10 @@ impl NodeTables for HostNode {
         refusals.1 += 1;
         refusals.1 <= MAX_REFUSALS
     }
+    fn buffer<R>(&self, with: impl FnOnce(&mut Held) -> R) -> Option<R> {
+        let mut buffer = Box::new(Held { len: 0, ifindex: 0, seen: 0, bytes: [0; MAX_HELD_BYTES] });
+        Some(with(&mut buffer))
+    }
     fn count(&self, reason: Reason) {
         *self.counts.borrow_mut().entry(reason).or_default() += 1;
     }
@@ -221,8 +267,8 @@ impl NodeTables for HostNode {
 
 macro_rules! lookup {
     (
-        $family:ty, $addr:ty, $services:ident, $affinities:ident, $sockets:ident,
-        $fragments:ident, $ranges:ident, $octets:expr
+        $family:ty, $addr:ty, $services:ident, $affinities:ident, $connected:ident, $sockets:ident,
+        $fragments:ident, $held:ident, $ranges:ident, $octets:expr
     ) => {
         impl Lookup<$family> for HostNode {
             fn service(&self, key: &ServiceKey<$addr>) -> Option<&Service> {
@@ -234,6 +280,14 @@ macro_rules! lookup {
             fn bind(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
                 self.$affinities.borrow_mut().insert(*key, *affinity);
             }
+            fn connected(&self, cookie: [u32; 2]) -> Option<Connected<$addr>> {
+                let place = Connected::<$addr>::index(cookie);
+                self.$connected.borrow().get(&place).copied().filter(|it| it.cookie == cookie)
+            }
+            fn remember_connected(&self, connected: &Connected<$addr>) {
+                let place = Connected::<$addr>::index(connected.cookie);
+                self.$connected.borrow_mut().insert(place, *connected);
+            }
             fn peer(&self, key: &SocketKey<$addr>) -> Option<Peer<$addr>> {
                 self.$sockets.borrow().get(key).copied()
             }
@@ -241,11 +295,25 @@ macro_rules! lookup {
                 self.$sockets.borrow_mut().insert(*key, *peer);
                 true
             }
-            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<u32> {
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
                 self.$fragments.borrow().get(key).copied()
             }
-            fn remember_fragment(&self, key: &FragmentKey<$addr>, ports: u32) {
-                self.$fragments.borrow_mut().insert(*key, ports);
+            fn remember_fragment(&self, key: &FragmentKey<$addr>, ports: &Ports) {
+                self.$fragments.borrow_mut().insert(*key, *ports);
+            }
+            fn held<R>(&self, key: &HeldKey<$addr>, read: impl FnOnce(&Held) -> R) -> Option<R> {
+                self.$held.borrow().get(key).map(|held| read(held))
+            }
+            fn hold(&self, key: &HeldKey<$addr>, fragment: &Held) -> bool {
+                let mut held = self.$held.borrow_mut();
+                let free = !held.contains_key(key);
+                if free {
+                    held.insert(*key, Box::new(*fragment));
+                }
+                free
+            }
+            fn release(&self, key: &HeldKey<$addr>) {
+                self.$held.borrow_mut().remove(key);
             }
             fn allows(&self, client: &Range<$addr>) -> bool {
                 self.$ranges.iter().any(|RangeKey { prefix_len, range }| {
@@ -260,8 +328,30 @@ macro_rules! lookup {
         }
     };
 }
-lookup!(V4, Addr4, services4, affinities4, sockets4, fragments4, ranges4, Addr4::octets);
-lookup!(V6, Addr6, services6, affinities6, sockets6, fragments6, ranges6, Addr6::octets);
+lookup!(
+    V4,
+    Addr4,
+    services4,
+    affinities4,
+    connected4,
+    sockets4,
+    fragments4,
+    held4,
+    ranges4,
+    Addr4::octets
+);
+lookup!(
+    V6,
+    Addr6,
+    services6,
+    affinities6,
+    connected6,
+    sockets6,
+    fragments6,
+    held6,
+    ranges6,
+    Addr6::octets
+);
 
 fn same_prefix(a: &[u8], b: &[u8], bits: u32) -> bool {
     a.iter().zip(b).zip((0..).step_by(8)).all(|((a, b), at)| {

@@ -18,6 +18,7 @@ mod open;
 mod packet;
 mod process;
 mod refuse;
+mod sctp;
 pub mod socket;
 mod tables;
 mod translate;

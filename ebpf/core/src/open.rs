@@ -2,17 +2,17 @@
 
 use sluice_abi::{
     Affinity, AffinityKey, BackendState, Deliver, Flow, FlowKey, Range, Reason, SNAT_FIRST_PORT,
-    SNAT_PORTS, Service, ServiceKey, Table, flags, service_flags, tcp,
+    SNAT_PORTS, Service, ServiceKey, Table, flags, lists, service_flags, tcp,
 };
 
 use crate::UDP_TIMEOUT_S;
-use crate::checksum::hash_tuple;
+use crate::checksum::{hash_source, hash_tuple};
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::process::{Hook, idle};
 use crate::tables::{FlowTable, Inserted, Lookup, NodeTables, Tables};
 use crate::translate::reverse;
-use crate::wire::SOURCE_MAC;
+use crate::wire::{SOURCE_MAC, UDP};
 
 /// Source ports that are tried before a flow is given up.
 const PORT_ATTEMPTS: u32 = 8;
@@ -26,14 +26,11 @@ const HANDSHAKE_S: u32 = 5;
 pub(crate) struct Arrival {
     pub(crate) hook: Hook,
     pub(crate) now: u32,
-    /// UDP, else TCP.
-    pub(crate) udp: bool,
+    /// IANA protocol number.
+    pub(crate) protocol: u8,
     /// TCP: a connection's first packet. UDP: any.
     pub(crate) first: bool,
 }
-
-/// Steps of a search through any table: the logarithm of the slots there are.
-const SEARCH_STEPS: u32 = usize::BITS - sluice_abi::MAX_SLOTS.leading_zeros();
 
 /// Whether a packet without a flow gets one, and how it then translates; else why not.
 ///
@@ -73,19 +70,21 @@ fn service<F: Family, T: Tables<F>>(
     let Some(config) = node.config() else { return Some(Reason::NoNodeAddress) };
     let external = service.flags & service_flags::EXTERNAL != 0;
     let local = service.flags & service_flags::LOCAL != 0;
-    let pod = F::is_pod(config, key.src);
+    let came_by_pod = arrival.hook == Hook::FromPod;
+    let by_interface = config.pods_by_interface != 0;
+    let pod = if by_interface { came_by_pod } else { F::is_pod(config, key.src) };
     // The node and its pods are not outside of an external address: for them all endpoints are
     // (section "which list" of docs/datapath.md). Pods of other nodes are: what another node's pod
     // is sent to on a third node would answer past this one.
     let from_node = arrival.hook == Hook::ToNetwork;
-    let from_pod = arrival.hook == Hook::FromPod && pod && F::has_pods(config);
+    let from_pod = came_by_pod && pod && (by_interface || F::has_pods(config));
     let inside = external && (from_node || from_pod);
-    let table = if local && !inside { service.local } else { service.cluster };
-    if table.len == 0 {
+    let local_only = local && !inside;
+    if list(service, local_only).len == 0 {
         let refused = service.flags & service_flags::REJECT != 0;
         return Some(if refused { Reason::Refused } else { Reason::NoEndpoints });
     }
-    let id = choose::<F, T::Node>(node, key, service, table, arrival.now);
+    let id = pick::<F, T::Node>(node, key, service, local_only, arrival.now);
     let Some(backend) = node.backend(id) else { return Some(Reason::StaleSlot) };
     if backend.state == BackendState::Free as u8 {
         return Some(Reason::StaleSlot);
@@ -103,11 +102,14 @@ fn service<F: Family, T: Tables<F>>(
     } else {
         None
     };
-    let (src, flag) = match source {
+    let (src, mut flag) = match source {
         Some(Some(address)) => (address, flags::SNAT),
         Some(None) => return Some(Reason::NoNodeAddress),
         None => (key.src, 0),
     };
+    if service.flags & service_flags::LEAST != 0 {
+        flag |= flags::COUNTED;
+    }
     // Field by field: a whole one would be put together on the stack first.
     (forward.src, forward.dst) = (src, dst);
     (forward.sport_be, forward.dport_be) = (key.sport_be, backend.port_be);
@@ -133,57 +135,74 @@ fn is_allowed<F: Family, N: Lookup<F>>(node: &N, key: &FlowKey<F::Addr>, service
     node.allows(&Range { service, addr: key.src })
 }
 
-/// The backend of a new flow, an id that no backend has if there is none: the client's last one
-/// where affinity holds (R22, R23), else one drawn from the table.
+/// The list of a service port that applies.
+#[inline(always)]
+pub(crate) fn list(service: &Service, local_only: bool) -> Table {
+    if local_only { service.local } else { service.cluster }
+}
+
+/// The backend of a new flow: the client's last one where affinity holds (R22, R23), else as the
+/// scheduler says; an id that no backend has if there is none.
 #[inline(never)]
-pub(crate) fn choose<F: Family, N: NodeTables + Lookup<F>>(
+pub(crate) fn pick<F: Family, N: NodeTables + Lookup<F>>(
     node: &N,
     key: &FlowKey<F::Addr>,
     service: &Service,
-    table: Table,
+    local_only: bool,
     now: u32,
 ) -> u32 {
+    if service.affinity_s == 0 {
+        return draw::<F, N>(node, key, service, local_only);
+    }
     let client = AffinityKey { client: key.src, service: service.id };
-    if service.affinity_s != 0
-        && let Some(last) = node.affinity(&client)
+    let bit = if local_only { lists::LOCAL } else { lists::CLUSTER };
+    if let Some(last) = node.affinity(&client)
         && u64::from(idle(now, last.seen)) <= u64::from(service.affinity_s) * u64::from(node.hz())
-        && node.backend(last.backend).is_some_and(|backend| backend.generation == last.generation)
-        && holds(node, table, last.backend)
+        && node
+            .backend(last.backend)
+            .is_some_and(|it| it.generation == last.generation && it.lists & bit != 0)
     {
         node.bind(&client, &Affinity { seen: now, ..last });
         return last.backend;
     }
-    let draw =
-        if service.flags & service_flags::HASH != 0 { hash_tuple::<F>(key) } else { node.random() };
-    let slot = ((u64::from(draw) * u64::from(table.len)) >> 32) as u32;
-    let Some(backend) = node.slot(table.offset.wrapping_add(slot)) else { return u32::MAX };
-    if service.affinity_s != 0 {
-        let generation = node.backend(backend).map_or(0, |backend| backend.generation);
-        node.bind(&client, &Affinity { backend, generation, seen: now });
+    let backend = draw::<F, N>(node, key, service, local_only);
+    if let Some(drawn) = node.backend(backend) {
+        node.bind(&client, &Affinity { backend, generation: drawn.generation, seen: now });
     }
     backend
 }
 
-/// Whether a table holds a backend. Tables of service ports with affinity are sorted by id.
+/// A backend as the scheduler says. For `lc` of two that are drawn the one with fewer connections:
+/// nearly as even as the fewest of all, without looking at all (Mitzenmacher 2001, "The power of two
+/// choices in randomized load balancing").
 #[inline(always)]
-fn holds<N: NodeTables>(node: &N, table: Table, backend: u32) -> bool {
-    let (mut low, mut high) = (0, table.len);
-    for _ in 0..SEARCH_STEPS {
-        if low >= high {
-            return false;
-        }
-        let middle = low.wrapping_add(high) >> 1;
-        let Some(found) = node.slot(table.offset.wrapping_add(middle)) else { return false };
-        if found == backend {
-            return true;
-        }
-        if found < backend {
-            low = middle.wrapping_add(1);
-        } else {
-            high = middle;
-        }
+fn draw<F: Family, N: NodeTables + Lookup<F>>(
+    node: &N,
+    key: &FlowKey<F::Addr>,
+    service: &Service,
+    local_only: bool,
+) -> u32 {
+    let table = list(service, local_only);
+    let chance = if service.flags & service_flags::HASH != 0 {
+        hash_tuple::<F>(key)
+    } else if service.flags & service_flags::SOURCE != 0 {
+        hash_source::<F>(key.src)
+    } else {
+        node.random()
+    };
+    let one = in_table(node, table, chance);
+    if service.flags & service_flags::LEAST == 0 {
+        return one;
     }
-    false
+    let other = in_table(node, table, node.random());
+    if node.connections(other) < node.connections(one) { other } else { one }
+}
+
+/// The backend in the slot that 32 bits of chance lead to.
+#[inline(always)]
+fn in_table<N: NodeTables>(node: &N, table: Table, chance: u32) -> u32 {
+    let slot = ((u64::from(chance) * u64::from(table.len)) >> 32) as u32;
+    node.slot(table.offset.wrapping_add(slot)).unwrap_or(u32::MAX)
 }
 
 /// What to do with a packet to a service address that no frontend is for (R41): refuse it where a
@@ -234,7 +253,7 @@ fn is_over<F: Family, T: Tables<F>>(
     arrival: &Arrival,
 ) -> bool {
     let idle = idle(arrival.now, flow.seen);
-    let limit_s = if arrival.udp {
+    let limit_s = if arrival.protocol == UDP {
         UDP_TIMEOUT_S
     } else if flow.state & tcp::CONFIRMED == 0 {
         // A handshake that nobody finishes holds its port no longer, or forged ones would hold all.
@@ -294,6 +313,9 @@ pub(crate) fn remember<F: Family, P: Packet, T: Tables<F>>(
     if !flows.replace(key, entry) {
         flows.remove(&reply_key);
         return Some(Reason::FlowTable);
+    }
+    if entry.flags & flags::COUNTED != 0 {
+        node.count_connection(entry.backend, true);
     }
     None
 }

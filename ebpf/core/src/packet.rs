@@ -1,5 +1,7 @@
 //! What the logic asks of a packet.
 
+use sluice_abi::Held;
+
 use crate::wire::Wire;
 
 /// Where a packet leaves to.
@@ -21,6 +23,11 @@ pub trait Packet {
     fn ifindex(&self) -> u32;
     /// Whether a socket of this network namespace sent it.
     fn is_own(&self) -> bool;
+    /// The value itself, of which the verifier then knows nothing. It follows every path to a place by
+    /// what is known there of all values; where nothing is, one path does for all.
+    fn blur(&self, value: u32) -> u32 {
+        value
+    }
     /// Whether an earlier hook has set [`sluice_abi::MARK_TRANSLATED`].
     fn is_marked(&self) -> bool;
     /// Sets that mark for later hooks.
@@ -39,6 +46,12 @@ pub trait Packet {
     /// Cuts the packet behind `keep` bytes and opens `room` bytes behind the Ethernet header, of any
     /// content. `None` if refused; the packet is then good for nothing.
     fn make_room(&mut self, keep: usize, room: usize) -> Option<()>;
+    /// Copies the packet; `None` if it is too long to be held.
+    fn copy(&self, to: &mut Held) -> Option<()>;
+    /// Becomes what was copied; `None` if refused, the packet is then good for nothing.
+    fn become_copy(&mut self, of: &Held) -> Option<()>;
+    /// A copy of the packet comes in by an interface as if from its wire.
+    fn again(&mut self, ifindex: u32);
     /// The way out. Kept with the packet and not in a verdict: the stack of a program is small.
     fn hop(&mut self) -> &mut NextHop;
     /// Asks the kernel's routes for the way from `src` to the address in [`Packet::hop`], and puts

@@ -5,13 +5,14 @@ use sluice_abi::{Flow, FlowKey, Reason, flags, tcp};
 use crate::UDP_TIMEOUT_S;
 use crate::error::{error, way};
 use crate::family::{Family, Head, V4, V6};
-use crate::fragment;
+use crate::fragment::{self, Known};
 use crate::open::{self, Arrival, lead, learn};
 use crate::packet::Packet;
 use crate::refuse::refuse;
+use crate::sctp;
 use crate::tables::{FlowTable, NodeTables, Tables};
 use crate::translate::{reverse, translate};
-use crate::wire::{self, ETHERNET_LEN, Tcp, Udp};
+use crate::wire::{self, ETHERNET_LEN, Sctp, Tcp, Udp};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,30 +43,33 @@ pub enum Action {
     Back,
 }
 
+/// Offsets of transport headers have no other bits: behind Ethernet header, network header and at most
+/// [`wire::MAX_EXTENSIONS`].
+const MOST_HEADERS: usize = 0x1ff;
+
 /// The transport header's part of a packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
     pub(crate) sport_be: u16,
     pub(crate) dport_be: u16,
-    /// TCP's flags; 0 for UDP.
+    /// TCP's flags, or for SCTP those that mean the same; 0 for UDP.
     pub(crate) flags: u8,
-    pub(crate) udp: bool,
 }
 
 impl Segment {
     /// What is known of a fragment's datagram. It has no flags: no connection begins or ends so.
     #[inline(always)]
-    fn of_fragment(ports: u32, udp: bool) -> Self {
+    fn of_fragment(ports: u32) -> Self {
         let [a, b, c, d] = ports.to_ne_bytes();
         let (sport_be, dport_be) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
-        Self { sport_be, dport_be, flags: 0, udp }
+        Self { sport_be, dport_be, flags: 0 }
     }
+}
 
-    /// A connection's first packet.
-    #[inline(always)]
-    fn is_syn(&self) -> bool {
-        self.flags & (wire::SYN | wire::ACK | wire::RST) == wire::SYN
-    }
+/// Whether the flags are those of a connection's first packet.
+#[inline(always)]
+fn is_syn(flags: u8) -> bool {
+    flags & (wire::SYN | wire::ACK | wire::RST) == wire::SYN
 }
 
 /// Decides a packet and rewrites it. Every packet is counted under one [`Reason`].
@@ -97,19 +101,24 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         // Forwarded: its ingress has seen to it.
         return (Action::Pass, Reason::NotService);
     }
-    let (head, found) = match F::parse(packet, ETHERNET_LEN) {
+    let (mut head, found) = match F::parse(packet, ETHERNET_LEN) {
         Ok(head) => (head, segment(packet, head.protocol, head.transport)),
         Err(Reason::Fragment) => {
-            let ports = fragment::ports::<F, P, T::Node>(packet, tables.split().1);
-            let (Some(ports), Some((head, _))) = (ports, F::parse_fragment(packet)) else {
+            let ingress = matches!(hook, Hook::FromPod | Hook::FromNetwork);
+            let ports = match fragment::ports::<F, P, T::Node>(packet, tables.split().1, ingress) {
+                Known::Ports(ports) => ports,
+                Known::Nothing(Reason::Fragment) => return (Action::Pass, Reason::Fragment),
+                Known::Nothing(reason) => return (Action::Drop, reason),
+            };
+            let Some((head, _)) = F::parse_fragment(packet) else {
                 return (Action::Pass, Reason::Fragment);
             };
-            (head, Some(Segment::of_fragment(ports, head.protocol == wire::UDP)))
+            (head, Some(Segment::of_fragment(ports)))
         }
         Err(reason) => return (Action::Pass, reason),
     };
     let Some(segment) = found else {
-        if head.protocol == wire::TCP || head.protocol == wire::UDP {
+        if matches!(head.protocol, wire::TCP | wire::UDP | wire::SCTP) {
             return (Action::Pass, Reason::Malformed);
         }
         if head.protocol == F::CONTROL
@@ -125,6 +134,10 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
             _ => (Action::Pass, Reason::OtherProtocol),
         };
     };
+    // However it was found: what follows is the same for all.
+    head.protocol = packet.blur(head.protocol.into()) as u8;
+    head.transport = packet.blur(head.transport as u32) as usize & MOST_HEADERS;
+    let segment = Segment { flags: packet.blur(segment.flags.into()) as u8, ..segment };
     let key = FlowKey {
         src: head.src,
         dst: head.dst,
@@ -139,7 +152,7 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         let mut step = Step::Open;
         if let Some(live) = flows.get(&key) {
             step = match off_path {
-                None => judge::<F, T>(node, live, &segment, now),
+                None => judge::<F, T>(node, live, head.protocol, segment.flags, now),
                 Some(()) => Step::Use,
             };
             if step == Step::Use {
@@ -149,12 +162,14 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
                 return translate::<F, P>(packet, &head, live, hook);
             }
         }
-        let first = segment.udp || segment.is_syn();
-        let arrival = Arrival { hook, now, udp: segment.udp, first };
+        let first = head.protocol == wire::UDP || is_syn(segment.flags);
+        let arrival = Arrival { hook, now, protocol: head.protocol, first };
         let end = match (off_path, step) {
             // Evicted as soon as it was entered; the client sends again.
             (Some(()), _) => Some(Reason::FlowTable),
             (None, Step::Refresh) => refresh::<F, P, T>(packet, tables, &key, &arrival),
+            // Answers only.
+            (None, _) if hook == Hook::ToPods => Some(Reason::NotService),
             (None, _) => open::<F, P, T>(packet, tables, &key, &arrival),
         };
         if let Some(reason) = end {
@@ -196,9 +211,6 @@ fn open<F: Family, P: Packet, T: Tables<F>>(
     key: &FlowKey<F::Addr>,
     arrival: &Arrival,
 ) -> Option<Reason> {
-    if arrival.hook == Hook::ToPods {
-        return Some(Reason::NotService);
-    }
     let mut forward = F::NO_FLOW;
     let end = open::decide::<F, T>(tables, key, arrival, &mut forward);
     if end.is_some() {
@@ -211,10 +223,14 @@ fn open<F: Family, P: Packet, T: Tables<F>>(
 fn segment<P: Packet>(packet: &P, protocol: u8, offset: usize) -> Option<Segment> {
     if protocol == wire::TCP {
         let Tcp { sport_be, dport_be, flags, .. } = packet.load(offset)?;
-        Some(Segment { sport_be, dport_be, flags, udp: false })
+        Some(Segment { sport_be, dport_be, flags })
     } else if protocol == wire::UDP {
         let Udp { sport_be, dport_be, .. } = packet.load(offset)?;
-        Some(Segment { sport_be, dport_be, flags: 0, udp: true })
+        Some(Segment { sport_be, dport_be, flags: 0 })
+    } else if protocol == wire::SCTP {
+        let header: Sctp = packet.load(offset)?;
+        let Sctp { sport_be, dport_be, .. } = header;
+        Some(Segment { sport_be, dport_be, flags: sctp::flags(&header) })
     } else {
         None
     }
@@ -236,15 +252,16 @@ pub(crate) enum Step {
 fn judge<F: Family, T: Tables<F>>(
     node: &T::Node,
     live: &mut Flow<F::Addr>,
-    segment: &Segment,
+    protocol: u8,
+    flags: u8,
     now: u32,
 ) -> Step {
-    let reply = live.flags & flags::REPLY != 0;
+    let reply = live.flags & sluice_abi::flags::REPLY != 0;
     let idle = idle(now, live.seen);
-    let over = if segment.udp {
+    let over = if protocol == wire::UDP {
         !reply && (idle > UDP_TIMEOUT_S.wrapping_mul(node.hz()) || !is_serving::<F, T>(node, live))
     } else {
-        segment.is_syn() && (tcp::closed(live.state) || (!reply && !is_serving::<F, T>(node, live)))
+        is_syn(flags) && (tcp::closed(live.state) || (!reply && !is_serving::<F, T>(node, live)))
     };
     if over {
         return Step::Open;
@@ -252,10 +269,17 @@ fn judge<F: Family, T: Tables<F>>(
     if reply && live.state & tcp::REPLIED == 0 {
         live.state |= tcp::REPLIED;
     }
-    let news = news(segment.flags, reply);
+    let news = news(flags, reply);
     // At most once a second, and when both halves have to know.
     if idle <= node.hz() && news & !live.state == 0 {
         return Step::Use;
+    }
+    if live.flags & sluice_abi::flags::COUNTED != 0
+        && !tcp::closed(live.state)
+        && tcp::closed(live.state | news)
+        && node.backend(live.backend).is_some_and(|it| it.generation == live.generation)
+    {
+        node.count_connection(live.backend, false);
     }
     live.state |= news;
     live.seen = now;
@@ -274,7 +298,7 @@ fn refresh<F: Family, P: Packet, T: Tables<F>>(
     // Evicted since `judge` saw it: the client sends again.
     let Some(live) = flows.get(key) else { return Some(Reason::FlowTable) };
     if live.flags & flags::REPLY == 0 {
-        if arrival.udp && !still_leads::<F, T>(node, key, live) {
+        if arrival.protocol == wire::UDP && !still_leads::<F, T>(node, key, live) {
             // Its frontend is gone, or another service's (R54): the next datagram opens anew.
             flows.remove(key);
             return Some(Reason::FlowTable);

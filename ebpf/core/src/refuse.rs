@@ -2,7 +2,9 @@
 
 use crate::family::Family;
 use crate::packet::Packet;
-use crate::wire::{ACK, ECHO, ECHO6, ICMP, ICMPV6, RST, SOURCE_MAC, SYN, TCP, TCP_CHECK, Tcp};
+use crate::wire::{
+    ACK, ECHO, ECHO6, ICMP, ICMPV6, RST, SCTP, SOURCE_MAC, SYN, TCP, TCP_CHECK, Tcp,
+};
 
 /// Offset of data offset, flags and window in a TCP header.
 const TCP_FLAGS: usize = 12;
@@ -20,7 +22,9 @@ pub(crate) fn refuse<F: Family, P: Packet>(packet: &mut P, protocol: u8, transpo
     } else if is_error(packet, protocol, transport) {
         None
     } else {
-        F::unreachable(packet, transport)
+        // SCTP's whole common header: no packet is cut before a checksum that its device is yet to make.
+        let quoted = if protocol == SCTP { 12 } else { 8 };
+        F::unreachable(packet, transport, quoted)
     };
     done.is_some() && turn_frame(packet).is_some()
 }

@@ -4,10 +4,12 @@
 //! What is left alone here (no endpoint, source ranges, strays) goes on as a packet to the programs on
 //! interfaces, which refuse or drop it.
 
-use sluice_abi::{BackendState, FlowKey, Peer, Range, ServiceKey, SocketKey, service_flags};
+use sluice_abi::{
+    BackendState, Connected, FlowKey, Peer, Range, ServiceKey, SocketKey, service_flags,
+};
 
 use crate::family::Family;
-use crate::open::choose;
+use crate::open::{list, pick};
 use crate::tables::{Lookup, NodeTables};
 use crate::wire;
 
@@ -63,8 +65,8 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
     // The node is not outside: of an external address it gets all endpoints.
     let inside = service.flags & service_flags::EXTERNAL != 0;
     let local = service.flags & service_flags::LOCAL != 0;
-    let table = if local && !inside { service.local } else { service.cluster };
-    if table.len == 0 {
+    let local_only = local && !inside;
+    if list(service, local_only).len == 0 {
         if service.flags & service_flags::NODE_PORT != 0 {
             // No packet to the node itself passes a program, and a listener must not answer for the
             // service: at port 0 there is none.
@@ -80,13 +82,25 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
         dport_be: port_be,
         protocol: protocol.into(),
     };
-    let id = choose::<F, N>(node, &key, service, table, node.now());
+    let id = pick::<F, N>(node, &key, service, local_only, node.now());
     let Some(backend) = node.backend(id) else { return };
     if backend.state == BackendState::Free as u8 {
         return;
     }
     let addr = F::backend_address(backend);
-    let given = SocketKey { cookie: halves(cookie), addr, port_be: backend.port_be.into() };
+    if protocol == wire::TCP {
+        node.remember_connected(&Connected {
+            cookie: asked.cookie,
+            given: addr,
+            asked: asked.addr,
+            given_port_be: backend.port_be,
+            asked_port_be: port_be,
+            pad: 0,
+        });
+        socket.set_peer(addr, backend.port_be);
+        return;
+    }
+    let given = SocketKey { cookie: asked.cookie, addr, port_be: backend.port_be.into() };
     let from = Peer {
         addr: asked.addr,
         port_be: asked.port_be,
@@ -94,9 +108,7 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
         generation: backend.generation,
     };
     let to = Peer { addr, port_be: backend.port_be.into(), ..from };
-    if node.remember_peer(&given, &from)
-        && (protocol == wire::TCP || node.remember_peer(&asked, &to))
-    {
+    if node.remember_peer(&given, &from) && node.remember_peer(&asked, &to) {
         socket.set_peer(addr, backend.port_be);
     }
 }
@@ -105,7 +117,17 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
 #[inline(always)]
 pub fn from_backend<F: Family, S: Socket<F>, N: Lookup<F>>(socket: &mut S, node: &N) {
     let (addr, port_be) = socket.peer();
-    let key = SocketKey { cookie: halves(socket.cookie()), addr, port_be: port_be.into() };
+    let cookie = halves(socket.cookie());
+    if socket.protocol() == wire::TCP {
+        if let Some(connected) = node.connected(cookie)
+            && connected.given == addr
+            && connected.given_port_be == port_be
+        {
+            socket.set_peer(connected.asked, connected.asked_port_be);
+        }
+        return;
+    }
+    let key = SocketKey { cookie, addr, port_be: port_be.into() };
     if let Some(peer) = node.peer(&key) {
         socket.set_peer(peer.addr, peer.port_be as u16);
     }

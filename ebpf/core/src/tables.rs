@@ -1,8 +1,8 @@
 //! What the logic asks of the tables.
 
 use sluice_abi::{
-    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FragmentKey, Peer, Range, Reason,
-    Service, ServiceKey, SocketKey,
+    Affinity, AffinityKey, Backend, Config, Connected, Flow, FlowKey, FragmentKey, Held, HeldKey,
+    Peer, Ports, Range, Reason, Service, ServiceKey, SocketKey,
 };
 
 use crate::Family;
@@ -39,14 +39,24 @@ pub trait Lookup<F: Family> {
     fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<Affinity>;
     /// Notes where a client is sent; one that can't be noted is drawn for anew.
     fn bind(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
-    /// What a socket's peer was translated from or to.
+    /// What is known of the TCP socket with this cookie.
+    fn connected(&self, cookie: [u32; 2]) -> Option<Connected<F::Addr>>;
+    /// Notes a TCP socket's peer.
+    fn remember_connected(&self, connected: &Connected<F::Addr>);
+    /// What a UDP socket's peer was translated from or to.
     fn peer(&self, key: &SocketKey<F::Addr>) -> Option<Peer<F::Addr>>;
-    /// Notes a socket's peer; false if the table took none.
+    /// Notes a UDP socket's peer; false if the table took none.
     fn remember_peer(&self, key: &SocketKey<F::Addr>, peer: &Peer<F::Addr>) -> bool;
-    /// The ports of a datagram in fragments, both as one word as on the wire.
-    fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<u32>;
+    /// The ports of a datagram in fragments.
+    fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<Ports>;
     /// Notes the ports of a datagram in fragments; one that can't be noted passes by.
-    fn remember_fragment(&self, key: &FragmentKey<F::Addr>, ports: u32);
+    fn remember_fragment(&self, key: &FragmentKey<F::Addr>, ports: &Ports);
+    /// Reads a held fragment.
+    fn held<R>(&self, key: &HeldKey<F::Addr>, read: impl FnOnce(&Held) -> R) -> Option<R>;
+    /// Holds a fragment unless the key is taken; false if it is, or the table took none.
+    fn hold(&self, key: &HeldKey<F::Addr>, fragment: &Held) -> bool;
+    /// Forgets a held fragment.
+    fn release(&self, key: &HeldKey<F::Addr>);
     /// Whether a service's source ranges hold an address.
     fn allows(&self, client: &Range<F::Addr>) -> bool;
 }
@@ -57,6 +67,10 @@ pub trait NodeTables {
     fn slot(&self, index: u32) -> Option<u32>;
     /// The backend of an id.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Connections of a backend that are [`sluice_abi::flags::COUNTED`]: about so many, a hint.
+    fn connections(&self, backend: u32) -> u64;
+    /// Counts one more connection of a backend, or one less.
+    fn count_connection(&self, backend: u32, opened: bool);
     /// The node's configuration.
     fn config(&self) -> Option<&Config>;
     /// Low 32 bits of jiffies.
@@ -67,6 +81,8 @@ pub trait NodeTables {
     fn random(&self) -> u32;
     /// Whether one more packet may be refused in this second.
     fn may_refuse(&self, now: u32) -> bool;
+    /// Room for a packet, of any content; this processor's own.
+    fn buffer<R>(&self, with: impl FnOnce(&mut Held) -> R) -> Option<R>;
     /// Counts a way out.
     fn count(&self, reason: Reason);
 }

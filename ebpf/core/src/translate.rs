@@ -5,7 +5,7 @@ use sluice_abi::{Deliver, Flow, FlowKey, Reason, flags};
 use crate::family::{Family, Head};
 use crate::packet::Packet;
 use crate::process::{Action, Hook};
-use crate::wire;
+use crate::{sctp, wire};
 
 /// The key under which a flow's other half stands: the translated tuple, turned round.
 #[inline(always)]
@@ -106,10 +106,14 @@ fn rewrite<F: Family, P: Packet>(
         // Ports and checksum are in the datagram's first fragment.
         return Some(());
     }
-    packet.fix_addresses(check, diff, udp, F::IPV6)?;
-    let old: u32 = packet.load(head.transport)?;
     let ([a, b], [c, d]) = (flow.sport_be.to_ne_bytes(), flow.dport_be.to_ne_bytes());
     let new = u32::from_ne_bytes([a, b, c, d]);
+    if head.protocol == wire::SCTP {
+        // Its checksum does not cover addresses.
+        return sctp::set_ports::<F, P>(packet, head.transport, new);
+    }
+    packet.fix_addresses(check, diff, udp, F::IPV6)?;
+    let old: u32 = packet.load(head.transport)?;
     if old != new {
         packet.store(head.transport, new)?;
         packet.fix_ports(check, old, new, udp)?;

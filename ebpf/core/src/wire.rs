@@ -181,6 +181,26 @@ header! {
 }
 
 header! {
+    /// SCTP and the beginning of its first chunk (RFC 9260 section 3).
+    Sctp, 16 {
+        /// Source port.
+        sport_be: u16,
+        /// Destination port.
+        dport_be: u16,
+        /// Verification tag.
+        tag_be: u32,
+        /// CRC32c of header and chunks, least significant octet first.
+        check_le: u32,
+        /// Type of the chunk.
+        kind: u8,
+        /// Flags of the chunk.
+        flags: u8,
+        /// Length of the chunk.
+        len_be: u16,
+    }
+}
+
+header! {
     /// ICMP and ICMPv6, an error (RFC 792, RFC 4443 section 3.1).
     Icmp, 8 {
         /// Type.
@@ -208,6 +228,9 @@ pub const TCP: u8 = 6;
 /// IANA protocol number of UDP.
 pub const UDP: u8 = 17;
 
+/// IANA protocol number of SCTP.
+pub const SCTP: u8 = 132;
+
 /// IANA protocol number of ICMP.
 pub const ICMP: u8 = 1;
 /// IANA protocol number of ICMPv6.
@@ -229,3 +252,7 @@ pub const IPV6_ADDRESSES: usize = 8;
 pub const TCP_CHECK: usize = 16;
 /// Offset of the checksum in a UDP header.
 pub const UDP_CHECK: usize = 6;
+/// Offset of the checksum in an SCTP header.
+pub const SCTP_CHECK: usize = 8;
+/// Octets of IPv6 extension headers that are passed over at most, the fragment header not counted.
+pub const MAX_EXTENSIONS: usize = 256;

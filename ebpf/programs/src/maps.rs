@@ -6,10 +6,10 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
-    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, DEFAULT_FLOWS, Flow, FlowKey,
-    FragmentKey, MAX_AFFINITIES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_RANGES, MAX_REFUSALS,
-    MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, Namespace, Peer, Range, Reason, Service, ServiceKey,
-    SocketKey,
+    Addr4, Addr6, Affinity, AffinityKey, Backend, Config, Connected, DEFAULT_FLOWS, Flow, FlowKey,
+    FragmentKey, Held, HeldKey, MAX_AFFINITIES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_HELD, MAX_RANGES,
+    MAX_REFUSALS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, Namespace, Peer, Ports, Range, Reason,
+    Service, ServiceKey, SocketKey,
 };
 use sluice_core::{FlowTable, Inserted, Lookup, NodeTables, Tables, V4, V6};
 
@@ -24,6 +24,9 @@ static SERVICES6: HashMap<ServiceKey<Addr6>, Service, MAX_SERVICES, NO_PREALLOC>
 static SLOTS: Array<u32, MAX_SLOTS, MMAPABLE> = Array::new();
 #[btf_map]
 static BACKENDS: Array<Backend, MAX_BACKENDS, MMAPABLE> = Array::new();
+/// Connections by backend; user space counts them anew at each walk through the flows.
+#[btf_map]
+static CONNECTIONS: Array<u64, MAX_BACKENDS, MMAPABLE> = Array::new();
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
@@ -35,6 +38,10 @@ static AFFINITIES4: LruHashMap<AffinityKey<Addr4>, Affinity, MAX_AFFINITIES> = L
 #[btf_map]
 static AFFINITIES6: LruHashMap<AffinityKey<Addr6>, Affinity, MAX_AFFINITIES> = LruHashMap::new();
 #[btf_map]
+static CONNECTED4: Array<Connected<Addr4>, MAX_SOCKETS> = Array::new();
+#[btf_map]
+static CONNECTED6: Array<Connected<Addr6>, MAX_SOCKETS> = Array::new();
+#[btf_map]
 static SOCKETS4: LruHashMap<SocketKey<Addr4>, Peer<Addr4>, MAX_SOCKETS> = LruHashMap::new();
 #[btf_map]
 static SOCKETS6: LruHashMap<SocketKey<Addr6>, Peer<Addr6>, MAX_SOCKETS> = LruHashMap::new();
@@ -42,9 +49,16 @@ static SOCKETS6: LruHashMap<SocketKey<Addr6>, Peer<Addr6>, MAX_SOCKETS> = LruHas
 #[btf_map]
 static NAMESPACE: Array<Namespace, 1> = Array::new();
 #[btf_map]
-static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, u32, MAX_FRAGMENTS> = LruHashMap::new();
+static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, Ports, MAX_FRAGMENTS> = LruHashMap::new();
 #[btf_map]
-static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, u32, MAX_FRAGMENTS> = LruHashMap::new();
+static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, Ports, MAX_FRAGMENTS> = LruHashMap::new();
+#[btf_map]
+static HELD4: LruHashMap<HeldKey<Addr4>, Held, MAX_HELD> = LruHashMap::new();
+#[btf_map]
+static HELD6: LruHashMap<HeldKey<Addr6>, Held, MAX_HELD> = LruHashMap::new();
+/// Room for a packet, of this CPU.
+#[btf_map]
+static BUFFER: PerCpuArray<Held, 1> = PerCpuArray::new();
 #[btf_map]
 static RANGES4: LpmTrie<Range<Addr4>, u32, MAX_RANGES> = LpmTrie::new();
 #[btf_map]
@@ -91,7 +105,7 @@ pub(crate) fn namespace() -> Option<*mut Namespace> {
 }
 
 macro_rules! family {
-    ($family:ty, $addr:ty, $flows:ident, $services:ident, $affinities:ident, $sockets:ident, $fragments:ident, $ranges:ident) => {
+    ($family:ty, $addr:ty, $flows:ident, $services:ident, $affinities:ident, $connected:ident, $sockets:ident, $fragments:ident, $held:ident, $ranges:ident) => {
         impl Tables<$family> for Kernel {
             type Flows = Flows;
             type Node = Node;
@@ -150,6 +164,23 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn connected(&self, cookie: [u32; 2]) -> Option<Connected<$addr>> {
+                let found = $connected.get(Connected::<$addr>::index(cookie)).copied()?;
+                (found.cookie == cookie).then_some(found)
+            }
+
+            #[inline(always)]
+            fn remember_connected(&self, connected: &Connected<$addr>) {
+                let index = Connected::<$addr>::index(connected.cookie);
+                if let Some(place) = $connected.get_ptr_mut(index) {
+                    // SAFETY: a value of the map, that lives as long as the program. Two sockets whose
+                    // cookies are a multiple of the places apart would have to connect within a few
+                    // nanoseconds to write it at once.
+                    unsafe { *place = *connected }
+                }
+            }
+
+            #[inline(always)]
             fn peer(&self, key: &SocketKey<$addr>) -> Option<Peer<$addr>> {
                 // SAFETY: written whole by programs, and read whole.
                 unsafe { $sockets.get(key) }.copied()
@@ -161,14 +192,32 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<u32> {
-                // SAFETY: a word.
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
+                // SAFETY: replaced whole by this program on any CPU.
                 unsafe { $fragments.get(key) }.copied()
             }
 
             #[inline(always)]
-            fn remember_fragment(&self, key: &FragmentKey<$addr>, ports: u32) {
-                let _ = $fragments.insert(key, &ports, BPF_ANY.into());
+            fn remember_fragment(&self, key: &FragmentKey<$addr>, ports: &Ports) {
+                let _ = $fragments.insert(key, ports, BPF_ANY.into());
+            }
+
+            #[inline(always)]
+            fn held<R>(&self, key: &HeldKey<$addr>, read: impl FnOnce(&Held) -> R) -> Option<R> {
+                // SAFETY: written whole, by one program that then leaves it alone; its memory is another
+                // entry's only after this program has ended, or, evicted, in the worst case earlier: then
+                // a fragment of another datagram is read, which its receiver's checksum tells.
+                unsafe { $held.get(key) }.map(read)
+            }
+
+            #[inline(always)]
+            fn hold(&self, key: &HeldKey<$addr>, fragment: &Held) -> bool {
+                $held.insert(key, fragment, BPF_NOEXIST.into()).is_ok()
+            }
+
+            #[inline(always)]
+            fn release(&self, key: &HeldKey<$addr>) {
+                let _ = $held.remove(key);
             }
 
             #[inline(always)]
@@ -179,8 +228,30 @@ macro_rules! family {
         }
     };
 }
-family!(V4, Addr4, FLOWS4, SERVICES4, AFFINITIES4, SOCKETS4, FRAGMENTS4, RANGES4);
-family!(V6, Addr6, FLOWS6, SERVICES6, AFFINITIES6, SOCKETS6, FRAGMENTS6, RANGES6);
+family!(
+    V4,
+    Addr4,
+    FLOWS4,
+    SERVICES4,
+    AFFINITIES4,
+    CONNECTED4,
+    SOCKETS4,
+    FRAGMENTS4,
+    HELD4,
+    RANGES4
+);
+family!(
+    V6,
+    Addr6,
+    FLOWS6,
+    SERVICES6,
+    AFFINITIES6,
+    CONNECTED6,
+    SOCKETS6,
+    FRAGMENTS6,
+    HELD6,
+    RANGES6
+);
 
 impl NodeTables for Node {
     #[inline(always)]
@@ -191,6 +262,24 @@ impl NodeTables for Node {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&Backend> {
         BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn connections(&self, backend: u32) -> u64 {
+        // A count that fell below zero is none.
+        CONNECTIONS.get(backend).map_or(0, |number| (*number as i64).max(0) as u64)
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, backend: u32, opened: bool) {
+        if let Some(number) = CONNECTIONS.get_ptr_mut(backend) {
+            // SAFETY: a word of the map, that lives as long as the program. Others change it likewise, and
+            // one of two changes at once may be lost: rustc has no atomic addition for this machine, and
+            // user space counts anew.
+            unsafe {
+                *number = if opened { (*number).wrapping_add(1) } else { (*number).wrapping_sub(1) }
+            }
+        }
     }
 
     #[inline(always)]
@@ -225,6 +314,12 @@ impl NodeTables for Node {
         }
         *number = number.wrapping_add(1);
         *number <= MAX_REFUSALS
+    }
+
+    #[inline(always)]
+    fn buffer<R>(&self, with: impl FnOnce(&mut Held) -> R) -> Option<R> {
+        // SAFETY: this CPU's own, and no program of ours interrupts another.
+        BUFFER.get_ptr_mut(0).map(|buffer| with(unsafe { &mut *buffer }))
     }
 
     #[inline(always)]

@@ -1,20 +1,22 @@
 //! A packet in the kernel: direct access, checksum helpers, routes and ways out.
 
+use core::hint::black_box;
 use core::mem::size_of;
 use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH,
-    BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-    bpf_fib_lookup as FibLookup, bpf_redir_neigh,
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data,
+    bpf_clone_redirect, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use sluice_abi::MARK_TRANSLATED;
-use sluice_core::wire::Wire;
+use sluice_abi::{Held, MARK_TRANSLATED, MAX_HELD_BYTES};
+use sluice_core::wire::{ETHERNET_LEN, MAX_EXTENSIONS, SCTP, TCP, UDP, Wire};
 use sluice_core::{Action, Hook, NextHop, Packet};
 
 /// Headers that are read directly at the most: Ethernet, IPv4 with all options, TCP.
@@ -23,8 +25,16 @@ const HEADERS: u32 = 14 + 60 + 20;
 /// less is pulled: with payload in its linear part a sender's clone would be copied at the first write.
 const HEADERS4: u32 = 14 + 20 + 20;
 const HEADERS6: u32 = 14 + 40 + 20;
+/// The same where other headers may stand between, and fragment and ICMPv6 header, and a quoted packet.
+const HEADERS6_EXTENDED: u32 = HEADERS6 + 2 * (40 + 8) + MAX_EXTENSIONS as u32;
+/// Offset of IPv6's next header; hop limit is the octet behind.
+const NEXT_HEADER: usize = 14 + 6;
+/// Bits of a VLAN's number in its tag (IEEE 802.1Q); 0 is none, the tag is for its priority.
+const VLAN_ID: u32 = 0x0fff;
 /// The EtherType of IPv6 as `__sk_buff` has it.
 const ETH_P_IPV6_BE: u32 = 0x86dd_u16.to_be() as u32;
+/// The EtherType of a VLAN's tag.
+const ETH_P_8021Q: u16 = 0x8100;
 /// `PACKET_HOST` (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 const AF_INET: u8 = 2;
@@ -48,9 +58,19 @@ impl Skb {
             let skb = &*this.skb;
             (skb.len, skb.data_end.wrapping_sub(skb.data), skb.protocol)
         };
-        let needed = if protocol == ETH_P_IPV6_BE { HEADERS6 } else { HEADERS4 };
+        let (needed, most) = if protocol != ETH_P_IPV6_BE {
+            (HEADERS4, HEADERS)
+        } else if this.at::<[u8; 2]>(NEXT_HEADER).is_some_and(|next| {
+            // SAFETY: in bounds.
+            let [next, _] = unsafe { *next };
+            matches!(next, TCP | UDP | SCTP)
+        }) {
+            (HEADERS6, HEADERS)
+        } else {
+            (HEADERS6_EXTENDED, HEADERS6_EXTENDED)
+        };
         if linear < needed && linear < len {
-            let wanted = if len < HEADERS { len } else { HEADERS };
+            let wanted = if len < most { len } else { most };
             // SAFETY: a valid context; packet pointers are taken anew at each access.
             unsafe { bpf_skb_pull_data(this.skb, wanted) };
         }
@@ -121,7 +141,13 @@ impl Packet for Skb {
     #[inline(always)]
     fn ether_type(&self) -> u16 {
         // SAFETY: reads of the context that the kernel passed.
-        u16::from_be(unsafe { (*self.skb).protocol } as u16)
+        let (protocol, tagged, tag) =
+            unsafe { ((*self.skb).protocol, (*self.skb).vlan_present, (*self.skb).vlan_tci) };
+        if tagged != 0 && tag & VLAN_ID != 0 {
+            // Of a network that the interface only carries; it comes by again without its tag, if at all.
+            return ETH_P_8021Q;
+        }
+        u16::from_be(protocol as u16)
     }
 
     #[inline(always)]
@@ -134,6 +160,13 @@ impl Packet for Skb {
     fn is_own(&self) -> bool {
         // SAFETY: as above; the pointer is only compared.
         unsafe { !(*self.skb).__bindgen_anon_2.sk.is_null() }
+    }
+
+    #[inline(always)]
+    fn blur(&self, value: u32) -> u32 {
+        // SAFETY: a read of the context that the kernel passed.
+        let any = unsafe { (*self.skb).len };
+        black_box(value ^ any) ^ any
     }
 
     #[inline(always)]
@@ -199,6 +232,36 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn copy(&self, to: &mut Held) -> Option<()> {
+        // SAFETY: a read of the context that the kernel passed.
+        let len = held_len(unsafe { (*self.skb).len })?;
+        (to.len, to.ifindex) = (len, self.ifindex());
+        // SAFETY: a helper that writes `len` octets, no more than there are.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, to.bytes.as_mut_ptr().cast(), len) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn become_copy(&mut self, of: &Held) -> Option<()> {
+        let len = held_len(of.len)?;
+        let bytes = of.bytes.as_ptr().cast();
+        // SAFETY: helpers on a valid context; packet pointers are taken anew at each access. `len`
+        // octets are read, no more than there are.
+        unsafe {
+            (bpf_skb_change_tail(self.skb, len, 0) == 0
+                && bpf_skb_store_bytes(self.skb, 0, bytes, len, BPF_F_RECOMPUTE_CSUM.into()) == 0)
+                .then_some(())
+        }
+    }
+
+    #[inline(always)]
+    fn again(&mut self, ifindex: u32) {
+        // SAFETY: a helper on a valid context.
+        unsafe { bpf_clone_redirect(self.skb, ifindex, BPF_F_INGRESS.into()) };
+    }
+
+    #[inline(always)]
     fn hop(&mut self) -> &mut NextHop {
         &mut self.hop
     }
@@ -208,6 +271,13 @@ impl Packet for Skb {
         self.hop.ifindex = self.ifindex();
         route(self.skb, src, &mut self.hop, class_be)
     }
+}
+
+/// The length of a packet that is held. No packet is shorter than its Ethernet header; two comparisons
+/// instead of one for a range, which would be computed by a subtraction that 5.10 learns nothing from.
+#[inline(always)]
+fn held_len(len: u32) -> Option<u32> {
+    (len as usize <= MAX_HELD_BYTES).then(|| len.max(ETHERNET_LEN as u32))
 }
 
 /// Sends the packet to a neighbour, whose link address the kernel finds and keeps.

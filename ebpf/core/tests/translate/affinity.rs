@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use sluice_abi::{Service, Table, service_flags};
+use sluice_abi::{Service, lists, service_flags};
 use sluice_core::Hook;
 use sluice_core::host::Host;
 use sluice_core::wire::{ACK, SYN};
 
-use crate::build::{CLIENT_IF, Net, backend, frontend, host, nets, run, table};
+use crate::build::{CLIENT_IF, Net, backend, frontend, host, list, nets, run, table};
 use crate::octets::{ends, packet};
 
 /// Ports of the two backends, and what to draw for them.
@@ -32,7 +32,7 @@ impl Sticky {
     fn new(net: Net) -> Self {
         let mut host = host(net);
         let (a, b) = (backend(&mut host, A), backend(&mut host, B));
-        let cluster = table(&mut host, &[a, b]);
+        let cluster = list(&mut host, lists::CLUSTER, &[a, b]);
         let service = Service { cluster, affinity_s: TIMEOUT_S, id: 5, ..Service::default() };
         for vip in [net.vip, net.other_vip] {
             frontend(&mut host, vip, 6, service);
@@ -53,9 +53,9 @@ impl Sticky {
         self.host.node.now += seconds * self.host.node.hz;
     }
 
-    /// Gives `vip:80` a table of its own.
+    /// Makes these the list of policy Cluster, to which `vip:80` leads.
     fn lead_to(&mut self, ids: &[u32]) {
-        let cluster = table(&mut self.host, ids);
+        let cluster = list(&mut self.host, lists::CLUSTER, ids);
         frontend(&mut self.host, self.net.vip, 6, Service { cluster, ..self.service });
     }
 }
@@ -149,7 +149,7 @@ fn the_list_that_applies_counts() {
     for net in nets() {
         let mut it = Sticky::new(net);
         let b = it.b;
-        let local = table(&mut it.host, &[b]);
+        let local = list(&mut it.host, lists::LOCAL, &[b]);
         let flags = service_flags::EXTERNAL | service_flags::LOCAL;
         let external = Service { local, flags, ..it.service };
         frontend(&mut it.host, net.other_vip, 6, external);
@@ -175,34 +175,21 @@ fn turned_off_it_ends_at_once() {
     }
 }
 
-/// Any backend of a table of any length is found in it, and none that is not in it.
+/// Affinity comes first, whatever the scheduler: only who is bound to nobody is sent as that says.
 #[test]
-fn every_slot_of_a_table_is_found() {
-    for net in nets() {
-        for len in [1_u32, 2, 3, 7, 64, 100] {
+fn it_comes_before_every_scheduler() {
+    for flag in [service_flags::HASH, service_flags::SOURCE, service_flags::LEAST] {
+        for net in nets() {
             let mut it = Sticky::new(net);
-            // Every second id: between any two there is one that the table has not.
-            let all: Vec<u32> = (0..2 * len)
-                .map(|at| backend(&mut it.host, 20_000 + u16::try_from(at).unwrap()))
-                .collect();
-            let (even, odd): (Vec<u32>, Vec<u32>) =
-                all.iter().partition(|id| (*id - all[0]).is_multiple_of(2));
-            let even = table(&mut it.host, &even);
-            let odd = table(&mut it.host, &odd);
-            let lead = |it: &mut Sticky, cluster: Table| {
-                frontend(&mut it.host, net.vip, 6, Service { cluster, ..it.service });
-            };
-            for slot in 0..len {
-                let draw = u32::try_from((u64::from(slot) << 32).div_ceil(len.into())).unwrap();
-                it.host.node.affinities4.borrow_mut().clear();
-                it.host.node.affinities6.borrow_mut().clear();
-                lead(&mut it, even);
-                let port = 20_000 + 2 * u16::try_from(slot).unwrap();
-                assert_eq!(it.connect(net.client, net.vip, draw), port, "{slot} of {len}");
-                assert_eq!(it.connect(net.client, net.vip, !draw), port, "{slot} of {len}");
-                lead(&mut it, odd);
-                assert_eq!(it.connect(net.client, net.vip, draw), port + 1, "{slot} of {len}");
-            }
+            frontend(&mut it.host, net.vip, 6, Service { flags: flag, ..it.service });
+            let first = it.connect(net.client, net.vip, DRAW_A);
+            let others = if first == A { [it.b] } else { [it.a] };
+            let cluster = table(&mut it.host, &others);
+            let service = Service { cluster, flags: flag, ..it.service };
+            frontend(&mut it.host, net.vip, 6, service);
+            // Drawn anew it could only be the other.
+            assert_eq!(it.connect(net.client, net.vip, DRAW_B), first, "{flag}");
+            assert_ne!(it.connect(net.office, net.vip, DRAW_B), first, "{flag}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_abi::{
-    Addr4, Addr6, Backend, BackendState, Deliver, Mac, Reason, Service, ServiceKey, Table,
+    Addr4, Addr6, Backend, BackendState, Deliver, Mac, Reason, Service, ServiceKey, Table, lists,
     service_flags,
 };
 use sluice_core::host::{Host, HostPacket};
@@ -63,26 +63,7 @@ pub(crate) fn words(address: IpAddr) -> [u32; 4] {
 pub(crate) fn host(net: Net) -> Host {
     let mut host = Host::default();
     for protocol in [6, 17] {
-        host.node.backends.push(Backend {
-            addr: words(net.backend),
-            port_be: 8080_u16.to_be(),
-            protocol,
-            state: BackendState::Serving as u8,
-            generation: 1,
-            ifindex: BACKEND_IF,
-            mac: Mac::from_octets(BACKEND_MAC),
-            deliver: Deliver::Peer as u8,
-            ip_version: if net.vip.is_ipv4() { 4 } else { 6 },
-            pad: 0,
-            service: protocol.into(),
-        });
-        let id = u32::try_from(host.node.backends.len() - 1).unwrap();
-        host.node.slots.push(id);
-        for vip in [net.vip, net.other_vip] {
-            let cluster = Table { offset: id, len: 1 };
-            let service = Service { cluster, id: protocol.into(), ..Service::default() };
-            frontend(&mut host, vip, protocol, service);
-        }
+        serve(&mut host, net, protocol);
     }
     let config = &mut host.node.config;
     match net.gateway {
@@ -102,6 +83,31 @@ pub(crate) fn host(net: Net) -> Host {
     config.bridge_ifindex = 5;
     host.node.now = 1_000_000;
     host
+}
+
+/// The client's service, by one more protocol.
+pub(crate) fn serve(host: &mut Host, net: Net, protocol: u8) {
+    host.node.backends.push(Backend {
+        addr: words(net.backend),
+        port_be: 8080_u16.to_be(),
+        protocol,
+        state: BackendState::Serving as u8,
+        generation: 1,
+        ifindex: BACKEND_IF,
+        mac: Mac::from_octets(BACKEND_MAC),
+        deliver: Deliver::Peer as u8,
+        ip_version: if net.vip.is_ipv4() { 4 } else { 6 },
+        lists: lists::CLUSTER,
+        pad: 0,
+        service: protocol.into(),
+    });
+    let id = u32::try_from(host.node.backends.len() - 1).unwrap();
+    host.node.slots.push(id);
+    for vip in [net.vip, net.other_vip] {
+        let cluster = Table { offset: id, len: 1 };
+        let service = Service { cluster, id: protocol.into(), ..Service::default() };
+        frontend(host, vip, protocol, service);
+    }
 }
 
 /// What `vip:80` leads to.
@@ -140,6 +146,15 @@ pub(crate) fn table(host: &mut Host, ids: &[u32]) -> Table {
     let offset = u32::try_from(host.node.slots.len()).unwrap();
     host.node.slots.extend(ids);
     Table { offset, len: u32::try_from(ids.len()).unwrap() }
+}
+
+/// The table of a list, and the backends' word that they are in it, and no others.
+pub(crate) fn list(host: &mut Host, bit: u8, ids: &[u32]) -> Table {
+    for (id, backend) in (0..).zip(&mut host.node.backends) {
+        backend.lists &= !bit;
+        backend.lists |= if ids.contains(&id) { bit } else { 0 };
+    }
+    table(host, ids)
 }
 
 /// Nothing leads anywhere from `vip:80`, and a client is told so.

@@ -1,9 +1,9 @@
-//! Datagrams in fragments: those that follow the first go where it went.
+//! Datagrams in fragments: all go where the first one goes.
 
 use sluice_abi::Reason;
 use sluice_core::{Action, Hook};
 
-use crate::build::{BACKEND_IF, CLIENT_IF, NO_ENDPOINT, Net, count, frontend, host, nets, run};
+use crate::build::{BACKEND_IF, CLIENT_IF, NO_ENDPOINT, count, frontend, host, nets, run};
 use crate::octets::{End, ends, fix_header, frame, is_ipv4, udp};
 
 /// A datagram of 1,000 octets cut after its first 512, as two packets of this identification.
@@ -77,23 +77,19 @@ fn datagrams_in_fragments_arrive_whole() {
     }
 }
 
-/// One whose first fragment has not come by, or is another datagram's, is left alone and counted.
+/// One whose first fragment has not come by does not go with another datagram's.
 #[test]
-fn fragments_of_unknown_datagrams_pass() {
+fn fragments_of_others_have_other_ports() {
     for net in nets() {
         let mut host = host(net);
         let [first, _] = parts((net.client, 4000), (net.vip, 80), 1);
         run(&mut host, Hook::FromPod, CLIENT_IF, first);
-        let strangers = |net: Net| {
-            let [_, other_id] = parts((net.client, 4000), (net.vip, 80), 9);
-            let [_, other_host] = parts((net.office, 4000), (net.vip, 80), 1);
-            [other_id, other_host]
-        };
-        for bytes in strangers(net) {
-            let out = run(&mut host, Hook::FromPod, CLIENT_IF, bytes.clone());
-            assert_eq!((out.action, out.packet.bytes), (Action::Pass, bytes));
+        let [_, other_id] = parts((net.client, 4000), (net.vip, 80), 9);
+        let [_, other_host] = parts((net.office, 4000), (net.vip, 80), 1);
+        for bytes in [other_id, other_host] {
+            assert_eq!(run(&mut host, Hook::FromPod, CLIENT_IF, bytes).action, Action::Drop);
         }
-        assert_eq!(count(&host, Reason::Fragment), 2);
+        assert_eq!(count(&host, Reason::FragmentHeld), 2);
     }
 }
 
@@ -107,5 +103,59 @@ fn only_the_first_fragment_is_refused() {
         assert_eq!(run(&mut host, Hook::FromPod, CLIENT_IF, first).action, Action::Back);
         assert_eq!(run(&mut host, Hook::FromPod, CLIENT_IF, later).action, Action::Drop);
         assert_eq!((count(&host, Reason::Refused), count(&host, Reason::RefusedSilently)), (1, 1));
+    }
+}
+
+/// One that comes before the first is held, and comes in again by its interface when the first does.
+#[test]
+fn a_fragment_before_the_first_waits_for_it() {
+    for net in nets() {
+        let mut host = host(net);
+        let [first, later] = parts((net.client, 4000), (net.vip, 80), 1);
+        let out = run(&mut host, Hook::FromPod, CLIENT_IF, later.clone());
+        assert_eq!(out.action, Action::Drop, "its copy is kept");
+        assert_eq!(count(&host, Reason::FragmentHeld), 1);
+        let out = run(&mut host, Hook::FromPod, CLIENT_IF, first);
+        assert_eq!(out.packet.again, [(CLIENT_IF, later.clone())]);
+        let again = run(&mut host, Hook::FromPod, CLIENT_IF, later);
+        assert_eq!((out.action, again.action), (Action::Peer, Action::Peer));
+        let got = joined([out.packet.bytes, again.packet.bytes]);
+        assert_eq!(ends(&got), ((net.client, 4000), (net.backend, 8080)));
+        assert!(host.node.held4.borrow().is_empty() && host.node.held6.borrow().is_empty());
+    }
+}
+
+/// What is held of a datagram whose first fragment never came is not another's: identifications come
+/// round. So are ports.
+#[test]
+fn fragments_wait_no_longer_than_five_seconds() {
+    for net in nets() {
+        let mut host = host(net);
+        let [first, later] = parts((net.client, 4000), (net.vip, 80), 1);
+        run(&mut host, Hook::FromPod, CLIENT_IF, later.clone());
+        host.node.now += 5 * host.node.hz + 1;
+        let out = run(&mut host, Hook::FromPod, CLIENT_IF, first);
+        assert_eq!((out.action, out.packet.again), (Action::Peer, vec![]));
+        host.node.now += 5 * host.node.hz + 1;
+        let out = run(&mut host, Hook::FromPod, CLIENT_IF, later);
+        assert_eq!((out.action, count(&host, Reason::FragmentHeld)), (Action::Drop, 2));
+    }
+}
+
+/// Of one datagram eight are held; the ninth is left to the stack, as is what leaves the node.
+#[test]
+fn what_is_not_held_passes() {
+    for net in nets() {
+        let mut host = host(net);
+        let [_, later] = parts((net.client, 4000), (net.vip, 80), 1);
+        for _ in 0..8 {
+            run(&mut host, Hook::FromPod, CLIENT_IF, later.clone());
+        }
+        for hook in [Hook::FromPod, Hook::ToNetwork, Hook::ToPods] {
+            let out = run(&mut host, hook, CLIENT_IF, later.clone());
+            assert_eq!((out.action, out.packet.bytes), (Action::Pass, later.clone()), "{hook:?}");
+        }
+        assert_eq!(count(&host, Reason::FragmentHeld), 8);
+        assert_eq!(count(&host, Reason::Fragment), 3);
     }
 }

@@ -50,7 +50,7 @@ fn no_udp_checksum_stays_none() {
     assert_eq!(out.packet.bytes[40..42], [0, 0]);
 }
 
-/// What is not ours is not touched: other protocols, fragments, marked and malformed packets.
+/// What is not ours is not touched: other protocols, marked and malformed packets.
 #[test]
 fn everything_else_passes_untouched() {
     for net in nets() {
@@ -67,8 +67,6 @@ fn everything_else_passes_untouched() {
             (with(protocol, 1), Reason::OtherProtocol),
             (with(14, version), Reason::Malformed),
             (good[..40].to_vec(), Reason::Malformed),
-            // A later fragment of a datagram whose first one is not known.
-            (if v4 { with(21, 1) } else { with(20, 44) }, Reason::Fragment),
             (packet((net.client, 4000), (net.backend, 80), Some(SYN)), Reason::NotService),
         ];
         for (bytes, reason) in cases {

@@ -162,6 +162,28 @@ fn without_a_detector_only_the_node_is_inside() {
     check(&[(CLUSTER_IP, From::Outside, CLUSTER, Seen::Node)], all);
 }
 
+/// R12: where interfaces tell, addresses don't: a pod of another node is outside, and what comes by a
+/// pod's interface is a pod.
+#[test]
+fn by_interface_pods_are_those_of_this_node() {
+    let rows = [
+        (CLUSTER_IP, From::Pod, CLUSTER, Seen::Client),
+        (CLUSTER_IP, From::PodOfAnotherNode, CLUSTER, Seen::Node),
+        (CLUSTER_IP, From::Outside, CLUSTER, Seen::Node),
+        (CLUSTER_IP, From::Node, CLUSTER, Seen::Client),
+        (EXTERNAL, From::Pod, CLUSTER, Seen::Node),
+        (EXTERNAL_LOCAL, From::Pod, CLUSTER, Seen::Client),
+        (EXTERNAL_LOCAL, From::PodOfAnotherNode, LOCAL, Seen::Client),
+        (EXTERNAL_LOCAL, From::Outside, LOCAL, Seen::Client),
+        (EXTERNAL_LOCAL, From::Node, CLUSTER, Seen::Client),
+    ];
+    let by_interface = |host: &mut Host| {
+        without_detector(host);
+        host.node.config.pods_by_interface = 1;
+    };
+    check(&rows, by_interface);
+}
+
 /// R46: a pod that is sent to itself sees its node's bridge, through whatever address it asked.
 #[test]
 fn hairpin_is_masqueraded_through_every_address() {

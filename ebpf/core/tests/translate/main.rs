@@ -4,6 +4,7 @@
 mod affinity;
 mod build;
 mod errors;
+mod extensions;
 mod flows;
 mod fragments;
 mod holding;
@@ -14,5 +15,7 @@ mod own;
 mod paths;
 mod ranges;
 mod refusals;
+mod schedulers;
+mod sctp;
 mod sockets;
 mod strays;

@@ -135,15 +135,23 @@ fn transport_checksum(pseudo: &[u8], protocol: u8, content: &[u8]) -> u16 {
 /// Source and destination of a TCP or UDP packet whose checksums are right.
 pub(crate) fn ends(bytes: &[u8]) -> (End, End) {
     let at = transport(bytes);
-    let (src, dst, pseudo, protocol): (IpAddr, IpAddr, &[u8], u8) = if is_ipv4(bytes) {
+    let (pseudo, protocol) =
+        if is_ipv4(bytes) { (&bytes[26..34], bytes[23]) } else { (&bytes[22..54], bytes[20]) };
+    assert_eq!(transport_checksum(pseudo, protocol, &bytes[at..]), 0, "transport checksum");
+    ends_unchecked(bytes)
+}
+
+/// Source and destination of a packet with ports, whose IPv4 header is right.
+pub(crate) fn ends_unchecked(bytes: &[u8]) -> (End, End) {
+    let at = transport(bytes);
+    let (src, dst): (IpAddr, IpAddr) = if is_ipv4(bytes) {
         assert_eq!(checksum(&bytes[14..at]), 0, "IPv4 header checksum");
         let octets = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap();
-        (octets(26).into(), octets(30).into(), &bytes[26..34], bytes[23])
+        (octets(26).into(), octets(30).into())
     } else {
         let octets = |at: usize| <[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap();
-        (octets(22).into(), octets(38).into(), &bytes[22..54], bytes[20])
+        (octets(22).into(), octets(38).into())
     };
-    assert_eq!(transport_checksum(pseudo, protocol, &bytes[at..]), 0, "transport checksum");
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     ((src, port(at)), (dst, port(at + 2)))
 }

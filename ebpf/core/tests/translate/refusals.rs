@@ -30,8 +30,8 @@ fn deserted(net: Net) -> Host {
     host
 }
 
-/// Protocol number of SCTP, and of ICMP with the type of an echo request.
-const SCTP: u8 = 132;
+/// Protocol number of GRE, and of ICMP with the type of an echo request.
+const GRE: u8 = 47;
 fn echo_request(v4: bool) -> (u8, u8) {
     if v4 { (1, 8) } else { (58, 128) }
 }
@@ -127,7 +127,7 @@ fn all_else_gets_port_unreachable() {
             ("no content", udp(client, (net.vip, 80), b"")),
             ("no such port", udp(client, (net.vip, 81), b"anybody there at all?")),
             ("echo", icmp(net, echo)),
-            ("SCTP", frame(net.client, net.vip, SCTP, &[0x55; 40])),
+            ("GRE", frame(net.client, net.vip, GRE, &[0x55; 40])),
         ];
         for (case, bytes) in cases {
             let bytes = old(bytes);
@@ -172,7 +172,7 @@ fn errors_and_stumps_get_no_answer() {
             (0..=255).filter(|kind| *kind != echo).map(|kind| icmp(net, kind)).collect();
         silent.push(frame(net.client, net.vip, protocol, &[]));
         silent.push(frame(net.client, net.vip, protocol, &[echo, 0, 0, 0, 0, 0, 0]));
-        silent.push(frame(net.client, net.vip, SCTP, &[0; 7]));
+        silent.push(frame(net.client, net.vip, GRE, &[0; 7]));
         let mut host = deserted(net);
         let number = u64::try_from(silent.len()).unwrap();
         for bytes in silent {

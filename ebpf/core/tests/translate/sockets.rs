@@ -96,6 +96,11 @@ fn tcp_connects_to_a_backend() {
         assert_eq!(peer_name(&host, TCP, 2, got), got);
         assert_eq!(peer_name(&host, TCP, 1 << 32 | 1, got), got, "all of the cookie counts");
         assert_eq!(peer_name(&host, TCP, 1, (net.backend, 9001)), (net.backend, 9001));
+        // One that comes to its place later takes it.
+        let later = 1 + sluice_abi::MAX_SOCKETS as u64;
+        assert_eq!(peer_name(&host, TCP, later, got), got);
+        assert_eq!(connect(&host, TCP, later, vip), got);
+        assert_eq!((peer_name(&host, TCP, later, got), peer_name(&host, TCP, 1, got)), (vip, got));
         // A socket may connect again, and is balanced again.
         host.node.draw = 0;
         assert_eq!(connect(&host, TCP, 1, vip), (net.backend, 9001));

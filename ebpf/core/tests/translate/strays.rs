@@ -14,7 +14,7 @@ use crate::octets::{frame, packet};
 
 /// Hooks by which something may come that is meant for a service.
 const HOOKS: [Hook; 3] = [Hook::FromPod, Hook::FromNetwork, Hook::ToNetwork];
-const SCTP: u8 = 132;
+const GRE: u8 = 47;
 
 /// A node that knows the range of ClusterIPs, and `vip` and `other_vip` in it.
 fn strict(net: Net) -> Host {
@@ -30,7 +30,7 @@ fn kinds(net: Net, dst: IpAddr) -> [(&'static str, Vec<u8>); 3] {
     [
         ("TCP", packet((net.client, 4000), (dst, 4321), Some(SYN))),
         ("UDP", packet((net.client, 4000), (dst, 4321), None)),
-        ("SCTP", frame(net.client, dst, SCTP, &[0x55; 40])),
+        ("GRE", frame(net.client, dst, GRE, &[0x55; 40])),
     ]
 }
 
@@ -115,8 +115,7 @@ fn addresses_outside_of_the_range_pass() {
                 let mut host = host.clone();
                 let out = run(&mut host, hook, CLIENT_IF, bytes.clone());
                 assert_eq!((out.action, out.packet.bytes), (Action::Pass, bytes), "{kind} {dst}");
-                let reason =
-                    if kind == "SCTP" { Reason::OtherProtocol } else { Reason::NotService };
+                let reason = if kind == "GRE" { Reason::OtherProtocol } else { Reason::NotService };
                 assert_eq!(count(&host, reason), 1, "{kind} {dst}");
             }
         }
