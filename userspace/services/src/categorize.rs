@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::slice::{Endpoint, NodeHint};
 use crate::state::{Backend, BackendSet, Protocol};
+use crate::weights::Weights;
 
 /// The union of a service port's endpoints by address and port.
 pub(crate) type Endpoints<'a> = BTreeMap<(IpAddr, u16), &'a Endpoint>;
@@ -50,10 +51,13 @@ impl Topology<'_> {
 }
 
 /// Decided over all ready endpoints before any filtering; one without a hint turns the kind off.
-fn topology<'a>(endpoints: &Endpoints<'_>, zone: Option<&'a str>) -> Topology<'a> {
-    let ready = || endpoints.values().filter(|e| e.ready);
+fn topology<'a, 'b, I>(endpoints: I, zone: Option<&'a str>) -> Topology<'a>
+where
+    I: Iterator<Item = &'b Endpoint> + Clone,
+{
+    let ready = || endpoints.clone().filter(|e| e.ready);
     let holds = |mode: Topology<'_>, hinted: fn(&Endpoint) -> bool| {
-        ready().all(|e| hinted(e)) && ready().any(|e| mode.allows(e))
+        ready().all(hinted) && ready().any(|e| mode.allows(e))
     };
     if holds(Topology::SameNode, |e| e.node_hint != NodeHint::None) {
         return Topology::SameNode;
@@ -65,8 +69,12 @@ fn topology<'a>(endpoints: &Endpoints<'_>, zone: Option<&'a str>) -> Topology<'a
 }
 
 /// The lists of a service port from its endpoints; `zone` is this node's, if it has one.
+///
+/// For new connections an endpoint of weight 0 is not there: the lists, their fallbacks and what an
+/// empty one means are those of the others. Flows to it stay.
 pub(crate) fn categorize(
     endpoints: &Endpoints<'_>,
+    weights: &Weights,
     policy: Policy,
     protocol: Protocol,
     zone: Option<&str>,
@@ -75,22 +83,32 @@ pub(crate) fn categorize(
     let uses_local =
         policy.internal_local || (policy.external_local && policy.externally_accessible);
 
-    let select = |wanted: &dyn Fn(&Endpoint) -> bool| -> BackendSet {
-        let chosen = endpoints.iter().filter(|(_, e)| wanted(e));
-        // In order of address and port, as the map is. Whatever a list uses may also get new
-        // datagrams of old flows, serving or not (R31).
-        let backends = chosen.map(|(&(address, port), e)| Backend {
+    // In order of address and port, as the map is.
+    let weighed: Vec<(IpAddr, u16, &Endpoint, u8)> = endpoints
+        .iter()
+        .map(|(&(address, port), endpoint)| (address, port, *endpoint, weights.of(endpoint)))
+        .collect();
+    let choose = |wanted: &dyn Fn(&Endpoint, u8) -> bool| -> BackendSet {
+        let chosen = weighed.iter().filter(|(.., endpoint, weight)| wanted(endpoint, *weight));
+        // Whatever a list uses may also get new datagrams of old flows, serving or not (R31).
+        let backends = chosen.map(|&(address, port, endpoint, weight)| Backend {
             address,
             port,
             protocol,
             serving: true,
-            local: e.local,
+            local: endpoint.local,
+            weight,
         });
         backends.collect()
     };
+    let select = |wanted: &dyn Fn(&Endpoint) -> bool| {
+        choose(&|endpoint, weight| weight > 0 && wanted(endpoint))
+    };
+    let open =
+        weighed.iter().filter(|(.., weight)| *weight > 0).map(|(_, _, endpoint, _)| *endpoint);
     let mut cluster = BackendSet::default();
     if uses_cluster {
-        let mode = topology(endpoints, zone);
+        let mode = topology(open.clone(), zone);
         cluster = select(&|e| e.ready && mode.allows(e));
         if cluster.is_empty() {
             cluster = select(&|e| e.draining());
@@ -103,7 +121,7 @@ pub(crate) fn categorize(
             local = select(&|e| e.local && e.draining());
         }
     }
-    let mut serving = select(&|e| e.serving);
+    let mut serving = choose(&|e, weight| e.serving || (e.ready && weight == 0));
     // Ready but not serving (publishNotReadyAddresses): flows to what a list uses stay (R31).
     let used = cluster.iter().chain(local.iter());
     let missing: Vec<Backend> =
@@ -114,7 +132,7 @@ pub(crate) fn categorize(
         all.dedup();
         serving = all.into();
     }
-    let has_any_endpoint = endpoints.values().any(|e| e.ready || e.draining());
+    let has_any_endpoint = open.clone().any(|e| e.ready || e.draining());
     // Equal lists are one allocation, and one table later on.
     if local == cluster {
         local = Arc::clone(&cluster);

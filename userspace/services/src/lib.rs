@@ -15,6 +15,7 @@ mod problem;
 mod service;
 mod slice;
 mod state;
+mod weights;
 
 pub use frontends::Conflict;
 pub use index::{Config, Index, Update};

@@ -12,6 +12,9 @@ use crate::state::Backend;
 /// Places per backend to aim at: the paper's bound for shares that differ by less than 1 %.
 const PLACES_PER_BACKEND: usize = 100;
 
+/// Places to aim at for the lightest of backends with weights: its share is right to 5 %.
+const PLACES_OF_THE_LIGHTEST: usize = 20;
+
 /// Table sizes: the greatest primes below powers of two, 2^8 to 2^17. Few sizes, so that a set that
 /// grows by a backend rarely changes its table's size, which moves most places.
 const SIZES: [u32; 10] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131_071];
@@ -28,10 +31,24 @@ impl TableSize {
     /// for 10,000 backends.
     #[must_use]
     pub fn for_backends(backends: usize) -> Self {
-        let wanted = backends.saturating_mul(PLACES_PER_BACKEND);
+        Self::at_least(backends.saturating_mul(PLACES_PER_BACKEND))
+    }
+
+    fn at_least(wanted: usize) -> Self {
         let fits = |size: &&u32| usize::try_from(**size).is_ok_and(|size| size >= wanted);
         let [.., largest] = SIZES;
         Self(SIZES.iter().find(fits).copied().unwrap_or(largest))
+    }
+
+    /// The size for a set with weights: as for one without, and room for the lightest.
+    #[must_use]
+    pub fn for_weights(weights: &[u8]) -> Self {
+        let weights =
+            weights.iter().filter(|weight| **weight > 0).map(|weight| usize::from(*weight));
+        let all = weights.clone().count();
+        let sum: usize = weights.clone().sum();
+        let lightest = (sum * PLACES_OF_THE_LIGHTEST).div_ceil(weights.min().unwrap_or(1));
+        Self::at_least(lightest.max(all * PLACES_PER_BACKEND))
     }
 
     /// A size of one's own; `None` unless it is a prime.
@@ -65,11 +82,13 @@ pub fn seed(backend: &Backend) -> u64 {
     mix(address ^ (u64::from(backend.port) << 8 | backend.protocol as u64))
 }
 
-/// The table of a set of backends in the size fit for it: places hold positions in `set`.
+/// The table of a set of backends by their weights, in the size fit for it: places hold positions
+/// in `set`.
 #[must_use]
 pub fn for_set(set: &[Backend]) -> Vec<u32> {
-    let seeds: Vec<u64> = set.iter().map(seed).collect();
-    table(&seeds, TableSize::for_backends(set.len()))
+    let weights: Vec<u8> = set.iter().map(|backend| backend.weight).collect();
+    let seeds: Vec<(u64, u8)> = set.iter().map(|b| (seed(b), b.weight)).collect();
+    weighted(&seeds, TableSize::for_weights(&weights))
 }
 
 /// A table of `size` places that hold positions in `seeds`; empty without backends.
@@ -79,14 +98,27 @@ pub fn for_set(set: &[Backend]) -> Vec<u32> {
 /// four bytes.
 #[must_use]
 pub fn table(seeds: &[u64], size: TableSize) -> Vec<u32> {
+    let seeds: Vec<(u64, u8)> = seeds.iter().map(|seed| (*seed, 1)).collect();
+    weighted(&seeds, size)
+}
+
+/// As [`table`], with a weight for each seed: the heaviest takes a place in every round, the others
+/// in as many as their share of its weight. Those of weight 0 get none; equal weights give the table
+/// without weights.
+#[must_use]
+pub fn weighted(seeds: &[(u64, u8)], size: TableSize) -> Vec<u32> {
     let places = u64::from(size.0);
+    let heaviest = seeds.iter().map(|(_, weight)| u16::from(*weight)).max().unwrap_or(0);
     let mut turns: Vec<Turn> = (0_u32..)
         .zip(seeds)
-        .map(|(position, &seed)| Turn {
+        .filter(|(_, (_, weight))| *weight > 0)
+        .map(|(position, &(seed, weight))| Turn {
             seed,
             position,
             place: mix(seed ^ 0x6f66_6673_6574) % places,
             step: mix(seed ^ 0x736b_6970) % (places - 1) + 1,
+            weight: weight.into(),
+            credit: 0,
         })
         .collect();
     if turns.is_empty() {
@@ -96,9 +128,11 @@ pub fn table(seeds: &[u64], size: TableSize) -> Vec<u32> {
     let mut table = vec![FREE; usize::try_from(places).unwrap_or_default()];
     let mut free = table.len();
     while free > 0 {
-        for turn in turns.iter_mut().take(free) {
-            turn.take_place(&mut table, places);
-            free -= 1;
+        for turn in &mut turns {
+            if free > 0 && turn.is_due(heaviest) {
+                turn.take_place(&mut table, places);
+                free -= 1;
+            }
         }
     }
     table
@@ -110,9 +144,22 @@ struct Turn {
     position: u32,
     place: u64,
     step: u64,
+    weight: u16,
+    /// What of its weight it has not yet used.
+    credit: u16,
 }
 
 impl Turn {
+    /// Whether it takes a place in this round.
+    fn is_due(&mut self, heaviest: u16) -> bool {
+        self.credit += self.weight;
+        let due = self.credit >= heaviest;
+        if due {
+            self.credit -= heaviest;
+        }
+        due
+    }
+
     /// Takes the next free place; there must be one.
     fn take_place(&mut self, table: &mut [u32], places: u64) {
         for _ in 0..places {

@@ -104,6 +104,12 @@ pub enum Reason {
         /// What is used in its place.
         instead: &'static str,
     },
+    /// An entry of the endpoints' weights that says nothing.
+    #[error("\"{0}\" is not KEY=WEIGHT, with an address, pod or node and 0 to 100; ignored")]
+    NotAWeight(String),
+    /// Two entries give one endpoint, pod or node different weights.
+    #[error("a second weight of \"{0}\"; it counts, the earlier one is ignored")]
+    SecondWeight(String),
     /// A Service with addresses but no port to serve.
     #[error("no port; nothing is served")]
     NoPorts,

@@ -14,6 +14,7 @@ use crate::index::Config;
 use crate::parse::{self, Use, family_name};
 use crate::problem::{Problems, Reason, excerpt};
 use crate::state::{AddressKind, Family, Protocol, Scheduler};
+use crate::weights::{self, Weights};
 
 /// Hides a Service from this proxy, whatever its value (R1).
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -21,6 +22,10 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// How to choose a backend, and the same under kube-router's name.
 const SCHEDULER_ANNOTATIONS: [&str; 2] =
     ["sluice.io/service.scheduler", "kube-router.io/service.scheduler"];
+
+/// All schedulers that a Service may ask for.
+const SCHEDULERS: [Scheduler; 4] =
+    [Scheduler::Random, Scheduler::LeastConnections, Scheduler::SourceHash, Scheduler::Maglev];
 
 /// `DefaultClientIPServiceAffinitySeconds` of the API (R22).
 const DEFAULT_AFFINITY_S: u32 = 10_800;
@@ -36,6 +41,7 @@ pub(crate) struct Service {
     pub(crate) internal_local: bool,
     pub(crate) external_local: bool,
     pub(crate) scheduler: Scheduler,
+    pub(crate) weights: Weights,
     pub(crate) affinity_s: Option<u32>,
     pub(crate) health_check_node_port: u16,
     pub(crate) created_s: i64,
@@ -96,6 +102,7 @@ pub(crate) fn parse(
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local,
         scheduler: scheduler(&service.metadata, problems),
+        weights: weights(&service.metadata, problems),
         affinity_s: affinity(spec, problems),
         health_check_node_port,
         created_s: service
@@ -299,21 +306,21 @@ fn affinity(spec: &core::ServiceSpec, problems: &mut Problems) -> Option<u32> {
 
 fn scheduler(metadata: &ObjectMeta, problems: &mut Problems) -> Scheduler {
     let Some(annotations) = &metadata.annotations else { return Scheduler::default() };
-    for name in SCHEDULER_ANNOTATIONS {
-        match annotations.get(name).map(String::as_str) {
-            None => {}
-            Some("rr") => return Scheduler::Random,
-            Some("mh") => return Scheduler::Maglev,
-            Some(other) => {
-                let reason = Reason::UnknownValue {
-                    value: excerpt(other),
-                    accepted: "rr, mh",
-                    instead: "rr",
-                };
-                problems.add(|| format!("metadata.annotations[{name}]"), reason);
-                return Scheduler::default();
-            }
-        }
-    }
-    Scheduler::default()
+    let asked = SCHEDULER_ANNOTATIONS.iter().find_map(|name| Some((name, annotations.get(*name)?)));
+    let Some((name, word)) = asked else { return Scheduler::default() };
+    SCHEDULERS.into_iter().find(|scheduler| scheduler.word() == word).unwrap_or_else(|| {
+        let reason = Reason::UnknownValue {
+            value: excerpt(word),
+            accepted: "rr, lc, sh, mh",
+            instead: Scheduler::default().word(),
+        };
+        problems.add(|| format!("metadata.annotations[{name}]"), reason);
+        Scheduler::default()
+    })
+}
+
+fn weights(metadata: &ObjectMeta, problems: &mut Problems) -> Weights {
+    let annotations = metadata.annotations.as_ref();
+    let text = annotations.and_then(|annotations| annotations.get(weights::ANNOTATION));
+    text.map(|text| Weights::parse(text, problems)).unwrap_or_default()
 }

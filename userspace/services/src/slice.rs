@@ -46,6 +46,10 @@ pub(crate) struct Endpoint {
     pub(crate) terminating: bool,
     /// On this node (R8).
     pub(crate) local: bool,
+    /// Name of its node.
+    pub(crate) node: Option<Box<str>>,
+    /// Name of its pod, where it is one.
+    pub(crate) pod: Option<Box<str>>,
     pub(crate) node_hint: NodeHint,
     /// Zones this endpoint is meant for; empty without hint.
     pub(crate) zone_hints: Box<[Box<str>]>,
@@ -152,9 +156,17 @@ fn parse_endpoint(
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         // R8
         local: !me.is_empty() && endpoint.node_name.as_deref() == Some(me),
+        node: endpoint.node_name.as_deref().map(Box::from),
+        pod: pod(endpoint).map(Box::from),
         node_hint,
         zone_hints: zones.iter().map(|zone| zone.name.as_str().into()).collect(),
     })
+}
+
+/// The name of the pod behind an endpoint; it is in the slice's namespace.
+fn pod(endpoint: &discovery::Endpoint) -> Option<&str> {
+    let target = endpoint.target_ref.as_ref()?;
+    target.name.as_deref().filter(|_| target.kind.as_deref() == Some("Pod"))
 }
 
 /// The endpoints of a service port in one family: the union over the Service's slices, one entry

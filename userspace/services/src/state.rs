@@ -77,6 +77,9 @@ pub struct Backend {
     pub serving: bool,
     /// Whether the endpoint runs on this node (R8).
     pub local: bool,
+    /// Share of the new connections, relative to the others of its list. 0, in no list but that of
+    /// serving ones: none.
+    pub weight: u8,
 }
 
 /// A set of backends, sorted and without duplicates. Equal sets of one family share one table in
@@ -89,8 +92,25 @@ pub enum Scheduler {
     /// Each connection draws at random, all equally likely (R44).
     #[default]
     Random,
+    /// Of two drawn at random the one with fewer connections.
+    LeastConnections,
+    /// The same client lands on the same backend from any node.
+    SourceHash,
     /// Maglev: the same 5-tuple lands on the same backend from any node.
     Maglev,
+}
+
+impl Scheduler {
+    /// Its word in annotations, which is the one of IPVS and kube-router.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Random => "rr",
+            Self::LeastConnections => "lc",
+            Self::SourceHash => "sh",
+            Self::Maglev => "mh",
+        }
+    }
 }
 
 /// What is to happen to a new connection when the list that applies is empty (section 5).

@@ -78,7 +78,8 @@ impl Index {
         }
     }
 
-    /// R26: distinct addresses, for one endpoint may serve several ports.
+    /// R26: distinct addresses, for one endpoint may serve several ports. Those that get no new
+    /// connection here (weight 0) attract none.
     fn health_checks_of(&self, name: &Name) -> HealthChecks {
         let Some(service) = self.services.get(name) else { return HealthChecks::new() };
         let port = service.health_check_node_port;
@@ -88,7 +89,8 @@ impl Index {
             for port in &service.ports {
                 let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
                 let endpoints = slice::union(slices, family, &port.name, port.protocol);
-                let local = endpoints.into_iter().filter(|(_, e)| e.local && e.ready);
+                let open = |e: &slice::Endpoint| e.local && e.ready && service.weights.of(e) > 0;
+                let local = endpoints.into_iter().filter(|(_, e)| open(e));
                 ready.extend(local.map(|((address, _), _)| address));
             }
             let Name { namespace, name } = name.clone();
@@ -118,6 +120,7 @@ impl Index {
     fn service_ports(&self, name: &Name) -> BTreeMap<ServicePortKey, ServicePort> {
         let mut ports = BTreeMap::new();
         let Some(service) = self.services.get(name) else { return ports };
+        let zone = self.zone.as_deref();
         for part in &service.families {
             for port in &service.ports {
                 let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
@@ -128,7 +131,7 @@ impl Index {
                     externally_accessible: port.node_port != 0 || part.external_addresses,
                 };
                 let Lists { cluster, local, serving, has_any_endpoint } =
-                    categorize(&endpoints, policy, port.protocol, self.zone.as_deref());
+                    categorize(&endpoints, &service.weights, policy, port.protocol, zone);
                 let key = ServicePortKey {
                     namespace: name.namespace.clone(),
                     name: name.name.clone(),

@@ -17,3 +17,4 @@ mod order;
 mod scale;
 mod selection;
 mod services;
+mod weights;

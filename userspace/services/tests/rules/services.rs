@@ -297,7 +297,9 @@ fn the_scheduler_annotation_has_an_alias_and_unknown_words_are_told() {
         (json!({own: "mh"}), Scheduler::Maglev, false),
         (json!({alias: "mh"}), Scheduler::Maglev, false),
         (json!({own: "rr", alias: "mh"}), Scheduler::Random, false),
-        (json!({own: "lc"}), Scheduler::Random, true),
+        (json!({own: "lc"}), Scheduler::LeastConnections, false),
+        (json!({alias: "sh"}), Scheduler::SourceHash, false),
+        (json!({own: "LC", alias: "mh"}), Scheduler::Random, true),
         (json!({alias: "wrr", "other": "mh"}), Scheduler::Random, true),
     ] {
         let mut index = index();
