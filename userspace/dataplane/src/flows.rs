@@ -3,18 +3,19 @@
 //! Looking an entry up by system call does not count as a use of it (kernel/bpf/hashtab.c,
 //! `htab_lru_map_lookup_elem_sys`, since 5.2), so the kernel's own eviction is left undisturbed.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_abi::{Flow, FlowKey, flags, tcp};
-use sluice_services::Protocol;
+use sluice_services::{Family, Protocol};
 
 use crate::Error;
 use crate::maps::{Flows, Maps};
-use crate::wire::{IntoIp, ends, protocol};
+use crate::wire::{IntoIp, ends, from_words, protocol};
 
 /// Seconds without packets after which a flow is forgotten, as the kernel's conntrack counts them
-/// (Documentation/networking/nf_conntrack-sysctl.rst; R57 for established TCP).
+/// (Documentation/networking/nf_conntrack-sysctl.rst; R57 for established TCP). SCTP as TCP.
 mod timeout_s {
     pub(super) const TCP_ESTABLISHED: u32 = 86_400;
     pub(super) const TCP_OPENING: u32 = 60;
@@ -33,9 +34,9 @@ const WALK_EVERY_S: u32 = 30;
 /// Entries a system call reads.
 const BATCH: u32 = 512;
 
-/// Where a TCP connection stands, as far as the flow table knows.
+/// Where a TCP connection or SCTP association stands, as far as the flow table knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TcpState {
+pub enum ConnectionState {
     /// The handshake is not over yet.
     Opening,
     /// Both sides have sent.
@@ -62,7 +63,7 @@ pub struct FlowView {
     /// Time since the entry was refreshed, which traffic does at most once a second.
     pub idle: Duration,
     /// `None` for UDP.
-    pub tcp: Option<TcpState>,
+    pub connection: Option<ConnectionState>,
 }
 
 fn replied<A: Copy + 'static>(map: &Flows<A>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
@@ -78,15 +79,15 @@ fn replied<A: Copy + 'static>(map: &Flows<A>, key: &FlowKey<A>, flow: &Flow<A>) 
         || map.get(&other).is_none_or(|reply| reply.state & tcp::REPLIED != 0)
 }
 
-fn tcp_state(state: u8, replied: bool) -> TcpState {
+fn connection_state(state: u8, replied: bool) -> ConnectionState {
     if tcp::closed(state) {
-        TcpState::Closed
+        ConnectionState::Closed
     } else if state & (tcp::FIN_CLIENT | tcp::FIN_BACKEND) != 0 {
-        TcpState::Closing
+        ConnectionState::Closing
     } else if replied && state & tcp::CONFIRMED != 0 {
-        TcpState::Established
+        ConnectionState::Established
     } else {
-        TcpState::Opening
+        ConnectionState::Opening
     }
 }
 
@@ -141,7 +142,7 @@ fn one<A: IntoIp + Copy + 'static>(
     };
     let (source, backend) = ends(&translated);
     let idle = u64::from(now.wrapping_sub(flow.seen)) * 1_000 / u64::from(hz.max(1));
-    let state = tcp_state(flow.state, replied(map, key, flow));
+    let state = connection_state(flow.state, replied(map, key, flow));
     Some(FlowView {
         protocol,
         client,
@@ -149,7 +150,7 @@ fn one<A: IntoIp + Copy + 'static>(
         backend,
         source,
         idle: Duration::from_millis(idle),
-        tcp: (protocol == Protocol::Tcp).then_some(state),
+        connection: (protocol != Protocol::Udp).then_some(state),
     })
 }
 
@@ -161,6 +162,17 @@ pub(crate) struct Expiry {
     v6: Walk,
 }
 
+/// A walk through the flows of a family that has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// Whose flows.
+    pub family: Family,
+    /// Entries that were over and are removed; a flow has two.
+    pub removed: u64,
+    /// Time at work, rests between its parts not counted.
+    pub took: Duration,
+}
+
 /// Where the walk through one table is.
 #[derive(Default)]
 struct Walk {
@@ -168,6 +180,12 @@ struct Walk {
     next: Option<u32>,
     /// When the latest walk began; before the first, when it was first asked for.
     began: Option<u32>,
+    /// Connections that count, by backend and its address, as this walk has met them so far.
+    counted: HashMap<(u32, SocketAddr), u64>,
+    /// Entries that this walk has removed so far.
+    removed: u64,
+    /// For how long it has been at work.
+    took: Duration,
 }
 
 impl Walk {
@@ -186,52 +204,112 @@ impl Walk {
     }
 }
 
+impl Walk {
+    /// Looks at about `budget` more entries.
+    fn go_on<A: IntoIp + Copy + 'static>(
+        &mut self,
+        name: &'static str,
+        map: &mut Flows<A>,
+        now: u32,
+        hz: u32,
+        budget: usize,
+    ) -> Result<(), Error> {
+        let mut seen = 0;
+        while seen < budget {
+            let (entries, rest) =
+                map.batch(self.next, BATCH).map_err(|error| Error::map(name, "walk", error))?;
+            seen += entries.len().max(1);
+            for (key, flow) in entries {
+                // Read again just before: a program may have opened it anew since the batch was read.
+                if is_over(map, &key, &flow, now, hz)
+                    && map.get(&key).is_none_or(|flow| is_over(map, &key, &flow, now, hz))
+                {
+                    map.remove(&key);
+                    self.removed += 1;
+                } else if flow.flags & (flags::COUNTED | flags::REPLY) == flags::COUNTED
+                    && !tcp::closed(flow.state)
+                {
+                    let to = SocketAddr::new(flow.dst.into_ip(), u16::from_be(flow.dport_be));
+                    *self.counted.entry((flow.backend, to)).or_default() += 1;
+                }
+            }
+            self.next = rest;
+            if rest.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at about `budget` more entries, if the time has come; what the walk has come to if that was its end.
+    fn part<A: IntoIp + Copy + 'static>(
+        &mut self,
+        family: Family,
+        maps: &mut Maps,
+        flows: impl FnOnce(&mut Maps) -> &mut Flows<A>,
+        (now, hz): (u32, u32),
+        budget: usize,
+        ids: u32,
+    ) -> Result<Option<Walked>, Error> {
+        if !self.is_due(now, hz) {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let (name, ip_version) = match family {
+            Family::V4 => ("FLOWS4", 4),
+            Family::V6 => ("FLOWS6", 6),
+        };
+        self.go_on(name, flows(maps), now, hz, budget)?;
+        let over = self.next.is_none();
+        if over {
+            self.correct(maps, ip_version, ids);
+        }
+        self.took += start.elapsed();
+        Ok(over.then(|| Walked {
+            family,
+            removed: std::mem::take(&mut self.removed),
+            took: std::mem::take(&mut self.took),
+        }))
+    }
+
+    /// At the end of a walk, corrects what programs have counted for backends of this family, of the `ids`
+    /// that were ever used: entries that were evicted or removed have told nobody, and an id may be
+    /// another endpoint's by now. What changed during the walk is put right by the next.
+    fn correct(&mut self, maps: &mut Maps, ip_version: u8, ids: u32) {
+        let counted = std::mem::take(&mut self.counted);
+        for id in 0..ids {
+            let Some(backend) = maps.backend(id).filter(|it| it.ip_version == ip_version) else {
+                continue;
+            };
+            let address = from_words(backend.addr, backend.ip_version);
+            let at = SocketAddr::new(address, u16::from_be(backend.port_be));
+            let number = counted.get(&(id, at)).copied().unwrap_or(0);
+            if maps.connections(id) != Some(number) {
+                maps.set_connections(id, number);
+            }
+        }
+    }
+}
+
 impl Expiry {
     pub(crate) fn new(hz: u32) -> Self {
         Self { hz, v4: Walk::default(), v6: Walk::default() }
     }
 
-    /// Looks at no more than `budget` entries of each family, and removes those that are over.
-    pub(crate) fn run(&mut self, maps: &mut Maps, now: u32, budget: usize) -> Result<(), Error> {
-        let hz = self.hz;
-        if self.v4.is_due(now, hz) {
-            self.v4.next = sweep("FLOWS4", &mut maps.flows4, self.v4.next, now, hz, budget)?;
-        }
-        if self.v6.is_due(now, hz) {
-            self.v6.next = sweep("FLOWS6", &mut maps.flows6, self.v6.next, now, hz, budget)?;
-        }
-        Ok(())
+    /// Looks at no more than `budget` entries of each family, and removes those that are over; `ids` of
+    /// backends were ever used. Returns the walks that came to their end.
+    pub(crate) fn run(
+        &mut self,
+        maps: &mut Maps,
+        now: u32,
+        budget: usize,
+        ids: u32,
+    ) -> Result<Vec<Walked>, Error> {
+        let at = (now, self.hz);
+        let v4 = self.v4.part(Family::V4, maps, |maps| &mut maps.flows4, at, budget, ids)?;
+        let v6 = self.v6.part(Family::V6, maps, |maps| &mut maps.flows6, at, budget, ids)?;
+        Ok(v4.into_iter().chain(v6).collect())
     }
-}
-
-/// Goes on from a cursor; returns where to go on next, `None` at the end.
-fn sweep<A: Copy + 'static>(
-    name: &'static str,
-    map: &mut Flows<A>,
-    mut cursor: Option<u32>,
-    now: u32,
-    hz: u32,
-    budget: usize,
-) -> Result<Option<u32>, Error> {
-    let mut seen = 0;
-    while seen < budget {
-        let (entries, rest) =
-            map.batch(cursor, BATCH).map_err(|error| Error::map(name, "walk", error))?;
-        seen += entries.len().max(1);
-        for (key, flow) in entries {
-            // Read again just before: a program may have opened it anew since the batch was read.
-            if is_over(map, &key, &flow, now, hz)
-                && map.get(&key).is_none_or(|flow| is_over(map, &key, &flow, now, hz))
-            {
-                map.remove(&key);
-            }
-        }
-        cursor = rest;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    Ok(cursor)
 }
 
 fn is_over<A: Copy + 'static>(
@@ -246,13 +324,13 @@ fn is_over<A: Copy + 'static>(
     } else {
         flow.state & tcp::REPLIED != 0
     };
-    let limit_s = if u8::try_from(key.protocol).ok().and_then(protocol) == Some(Protocol::Tcp) {
-        match tcp_state(flow.state, replied) {
-            TcpState::Opening => timeout_s::TCP_OPENING,
-            TcpState::Established => timeout_s::TCP_ESTABLISHED,
-            TcpState::Closing => timeout_s::TCP_HALF_CLOSED,
-            TcpState::Closed if flow.state & tcp::RST != 0 => timeout_s::TCP_RESET,
-            TcpState::Closed => timeout_s::TCP_CLOSED,
+    let limit_s = if key.protocol != u32::from(Protocol::Udp as u8) {
+        match connection_state(flow.state, replied) {
+            ConnectionState::Opening => timeout_s::TCP_OPENING,
+            ConnectionState::Established => timeout_s::TCP_ESTABLISHED,
+            ConnectionState::Closing => timeout_s::TCP_HALF_CLOSED,
+            ConnectionState::Closed if flow.state & tcp::RST != 0 => timeout_s::TCP_RESET,
+            ConnectionState::Closed => timeout_s::TCP_CLOSED,
         }
     } else if replied {
         timeout_s::UDP

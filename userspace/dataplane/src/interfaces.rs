@@ -32,6 +32,8 @@ pub(crate) struct Interface {
 pub(crate) struct Inventory {
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) pods: HashMap<IpAddr, Pod>,
+    /// Indices of the interfaces to pods.
+    to_pods: Vec<u32>,
 }
 
 impl Inventory {
@@ -43,16 +45,25 @@ impl Inventory {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 
-    /// Veths that are ports of a bridge.
-    pub(crate) fn veths_of(&self, bridge: u32) -> impl Iterator<Item = &Interface> {
-        self.interfaces
-            .iter()
-            .filter(move |port| port.controller == Some(bridge) && port.peer.is_some())
+    /// The interfaces to pods: veths.
+    pub(crate) fn to_pods(&self) -> impl Iterator<Item = &Interface> {
+        self.interfaces.iter().filter(|veth| self.to_pods.contains(&veth.index))
+    }
+
+    /// Takes as interfaces to pods the veths that are ports of a bridge, and those whose name starts
+    /// with `prefix`.
+    fn find_pods(&mut self, bridge: &str, prefix: Option<&str>) {
+        let bridge = self.by_name(bridge).map(|bridge| bridge.index);
+        let is_port = |veth: &&Interface| bridge.is_some() && veth.controller == bridge;
+        let is_named = |veth: &&Interface| prefix.is_some_and(|start| veth.name.starts_with(start));
+        let veths = self.interfaces.iter().filter(|veth| veth.peer.is_some());
+        let to_pods = veths.filter(|veth| is_port(veth) || is_named(veth));
+        self.to_pods = to_pods.map(|veth| veth.index).collect();
     }
 }
 
-/// Reads everything, and the pods behind the veths of `bridge`.
-pub(crate) async fn scan(bridge: &str) -> Result<Inventory, Error> {
+/// Reads everything, and the pods behind the veths of `bridge` and those named with `prefix`.
+pub(crate) async fn scan(bridge: &str, prefix: Option<&str>) -> Result<Inventory, Error> {
     let failed = |operation| move |error| Error::netlink(operation, error);
     let (connection, handle, _) = new_connection_with_strict_check()
         .map_err(|error| Error::netlink("open a socket", error))?;
@@ -72,18 +83,16 @@ pub(crate) async fn scan(bridge: &str) -> Result<Inventory, Error> {
             inventory.interfaces.push(interface);
         }
     }
-    if let Some(bridge) = inventory.by_name(bridge).map(|bridge| bridge.index) {
-        let mut pods = HashMap::new();
-        for veth in inventory.veths_of(bridge) {
-            // A pod that goes away meanwhile is no error.
-            for (address, pod) in behind(&handle, veth).await.unwrap_or_default() {
-                // Two pods with one address: neither is believed.
-                pods.entry(address).and_modify(|pod| *pod = None).or_insert(Some(pod));
-            }
+    inventory.find_pods(bridge, prefix);
+    let mut pods = HashMap::new();
+    for veth in inventory.to_pods() {
+        // A pod that goes away meanwhile is no error.
+        for (address, pod) in behind(&handle, veth).await.unwrap_or_default() {
+            // Two pods with one address: neither is believed.
+            pods.entry(address).and_modify(|pod| *pod = None).or_insert(Some(pod));
         }
-        let pods = pods.into_iter().filter_map(|(address, pod)| Some((address, pod?))).collect();
-        inventory.pods = pods;
     }
+    inventory.pods = pods.into_iter().filter_map(|(address, pod)| Some((address, pod?))).collect();
     driver.abort();
     Ok(inventory)
 }

@@ -3,7 +3,7 @@
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
-use sluice_abi::{Backend, MapData, Range, Service, ServiceKey};
+use sluice_abi::{Backend, BackendState, MapData, Range, Service, ServiceKey};
 
 use crate::Error;
 use crate::layout::Kernel;
@@ -72,6 +72,9 @@ impl Kernel for Maps {
     }
 
     fn put_backend(&mut self, id: u32, backend: Backend) -> Result<(), Error> {
+        if backend.state == BackendState::Free as u8 {
+            self.set_connections(id, 0);
+        }
         self.write_backend(id, backend)
             .then_some(())
             .ok_or_else(|| Error::map("BACKENDS", "write", format!("no element {id}")))

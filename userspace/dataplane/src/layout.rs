@@ -58,8 +58,58 @@ pub(crate) struct Endpoint {
     pub(crate) service: u32,
 }
 
-/// A table's identity: how slots are chosen, and the backends in order.
-pub(crate) type TableKey = (Scheduler, Vec<u32>);
+/// A table's identity: whatever has the same shares the table. Ids are repeated by their weights,
+/// which have no common divisor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TableKey {
+    /// The ids in order, as they stand in the slots: one is drawn.
+    Drawn(Vec<u32>),
+    /// The ids in the order of their endpoints; the slots are Maglev's.
+    Maglev(Vec<u32>),
+    /// A Maglev table of an earlier run, as it stands in the slots.
+    Found(Vec<u32>),
+}
+
+impl TableKey {
+    /// Of ids in the order of their endpoints, with their weights; none has weight 0.
+    pub(crate) fn new(scheduler: Scheduler, weighted: &[(u32, u8)]) -> Self {
+        let divisor =
+            weighted.iter().fold(0, |divisor, (_, weight)| common_divisor(divisor, *weight));
+        let times = |weight: u8| usize::from(weight.checked_div(divisor).unwrap_or(1));
+        let ids = weighted.iter().flat_map(|(id, weight)| std::iter::repeat_n(*id, times(*weight)));
+        let mut ids: Vec<u32> = ids.collect();
+        if is_maglev(scheduler) {
+            Self::Maglev(ids)
+        } else {
+            ids.sort_unstable();
+            Self::Drawn(ids)
+        }
+    }
+}
+
+/// Euclid's; 0 divides into anything.
+fn common_divisor(a: u8, b: u8) -> u8 {
+    b.checked_rem(a).map_or(b, |rest| if rest == 0 { a } else { common_divisor(rest, a) })
+}
+
+/// Whether a scheduler has its backends in a Maglev table: nodes that agree on the hash then agree
+/// on the backend.
+fn is_maglev(scheduler: Scheduler) -> bool {
+    match scheduler {
+        Scheduler::Random | Scheduler::LeastConnections => false,
+        Scheduler::SourceHash | Scheduler::Maglev => true,
+    }
+}
+
+/// How the programs are to choose a slot: the flags of a frontend with this scheduler.
+pub(crate) fn choice(scheduler: Scheduler) -> u32 {
+    match scheduler {
+        Scheduler::Random => 0,
+        Scheduler::LeastConnections => service_flags::LEAST,
+        Scheduler::SourceHash => service_flags::SOURCE,
+        Scheduler::Maglev => service_flags::HASH,
+    }
+}
 
 /// An id in use.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +166,8 @@ pub(crate) enum Leftover {
 pub(crate) struct Layout {
     pub(crate) backends: HashMap<Endpoint, Held>,
     pub(crate) tables: HashMap<TableKey, Table>,
+    /// What the tables found after a restart turned out to be, while frontends know them as found.
+    pub(crate) recognised: HashMap<TableKey, TableKey>,
     pub(crate) frontends: BTreeMap<Front, Placed>,
     /// Ids of service ports.
     pub(crate) services: HashMap<ServicePortKey, u32>,
@@ -163,6 +215,7 @@ impl Layout {
         Self {
             backends: HashMap::new(),
             tables: HashMap::new(),
+            recognised: HashMap::new(),
             frontends: BTreeMap::new(),
             services: HashMap::new(),
             last_service: 0,
@@ -240,7 +293,7 @@ impl Layout {
                     held.users += 1;
                 }
             }
-            let hash = service.flags & service_flags::HASH != 0;
+            let hash = service.flags & (service_flags::HASH | service_flags::SOURCE) != 0;
             let tables = found.map(|(table, ids)| layout.adopt_table(table, hash, ids, &by_id));
             let placed = Placed { service, tables, endpoints, source: None };
             layout.frontends.insert(front, placed);
@@ -276,22 +329,13 @@ impl Layout {
         &mut self,
         found: sluice_abi::Table,
         hash: bool,
-        mut ids: Vec<u32>,
+        ids: Vec<u32>,
         by_id: &HashMap<u32, Endpoint>,
     ) -> Option<TableKey> {
-        let scheduler = if hash {
-            // A Maglev table repeats its backends; the key has each once, in the order of endpoints.
-            ids.sort_unstable();
-            ids.dedup();
-            ids.sort_by_key(|id| by_id.get(id));
-            Scheduler::Maglev
-        } else {
-            Scheduler::Random
-        };
         if ids.is_empty() || !ids.iter().all(|id| by_id.contains_key(id)) {
             return None;
         }
-        let key = (scheduler, ids);
+        let key = if hash { TableKey::Found(ids) } else { TableKey::Drawn(ids) };
         match self.tables.get_mut(&key) {
             Some(table) if table.offset == found.offset => table.users += 1,
             Some(_) => return None,
@@ -308,6 +352,11 @@ impl Layout {
 }
 
 impl Placed {
+    /// Whether it reads a table that it only knows as found.
+    pub(crate) fn has_found(&self) -> bool {
+        self.tables.iter().flatten().any(|key| matches!(key, TableKey::Found(_)))
+    }
+
     /// The slots it reads that no known table holds.
     pub(crate) fn distrusted(&self, max_slots: u32) -> impl Iterator<Item = u32> {
         let [cluster, local] = &self.tables;
@@ -330,7 +379,7 @@ pub(crate) fn encode(
     endpoint: Endpoint,
     local: bool,
     generation: u32,
-    state: BackendState,
+    (state, lists): (BackendState, u8),
     ways: &Ways,
 ) -> sluice_abi::Backend {
     let Endpoint { address, port, protocol, service } = endpoint;
@@ -355,6 +404,7 @@ pub(crate) fn encode(
         mac: pod.map_or(Mac::default(), |pod| Mac::from_octets(pod.mac)),
         deliver: deliver as u8,
         ip_version: if address.is_ipv4() { 4 } else { 6 },
+        lists,
         pad: 0,
         service,
     }

@@ -5,6 +5,9 @@
 //! [`Dataplane::open`] adopts them.
 
 pub mod check;
+mod cleanup;
+mod config;
+mod destroy;
 #[cfg(test)]
 mod differential;
 mod error;
@@ -17,12 +20,15 @@ mod maps;
 mod object;
 mod plan;
 mod plane;
+mod settings;
 mod slots;
 mod sockets;
 mod wire;
 
+pub use cleanup::cleanup;
+pub use config::LocalPods;
 pub use error::Error;
-pub use flows::{FlowView, TcpState};
+pub use flows::{ConnectionState, FlowView, Walked};
 pub use interfaces::link_events;
 pub use layout::{Pod, Ways};
 pub use links::Attachment;

@@ -193,12 +193,16 @@ fn attach_clsact(
     Ok(())
 }
 
-/// Takes our filter off the ingress of an interface, if it is there.
-fn detach_clsact(interface: &str, kind: TcAttachType) {
-    if let Ok(link) = SchedClassifierLink::attached(interface, kind, PRIORITY, HANDLE, None) {
-        // Where it is not there, there is nothing to do.
-        let _ = link.detach();
-    }
+/// Takes our filter off one side of an interface; false if it is not there.
+fn detach_clsact(interface: &str, kind: TcAttachType) -> bool {
+    let link = SchedClassifierLink::attached(interface, kind, PRIORITY, HANDLE, None);
+    link.is_ok_and(|link| link.detach().is_ok())
+}
+
+/// Takes our filters off both sides of an interface; how many there were.
+pub(crate) fn detach_all(interface: &str) -> usize {
+    let sides = [TcAttachType::Ingress, TcAttachType::Egress];
+    sides.into_iter().filter(|kind| detach_clsact(interface, *kind)).count()
 }
 
 fn pin_name(place: &Place) -> String {

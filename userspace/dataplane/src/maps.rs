@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "memory shared with the kernel; each use says why it is sound")]
 
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -12,10 +13,11 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use sluice_abi::{
     Addr4, Addr6, Backend, Config, Deliver, Flow, FlowKey, MAX_BACKENDS, MAX_SLOTS,
-    MapData as Layout, Range, Reason, Service, ServiceKey,
+    MapData as Layout, Peer, Range, Reason, Service, ServiceKey, SocketKey,
 };
 
 use crate::error::Error;
+use crate::wire::Addr;
 
 /// A map key or value as bytes.
 #[repr(transparent)]
@@ -43,12 +45,15 @@ pub(crate) struct Maps {
     pub(crate) services6: Hash<ServiceKey<Addr6>, Service>,
     pub(crate) flows4: Flows<Addr4>,
     pub(crate) flows6: Flows<Addr6>,
+    pub(crate) sockets4: Hash<SocketKey<Addr4>, Peer<Addr4>>,
+    pub(crate) sockets6: Hash<SocketKey<Addr6>, Peer<Addr6>>,
     pub(crate) ranges4: Trie<Addr4>,
     pub(crate) ranges6: Trie<Addr6>,
     config: Array<MapData, Plain<Config>>,
     counters: PerCpuArray<MapData, u64>,
     slots: Mapped<u32>,
     backends: Mapped<Backend>,
+    connections: Mapped<u64>,
 }
 
 fn find(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
@@ -70,12 +75,15 @@ impl Maps {
             services6: take(ebpf, "SERVICES6")?,
             flows4: Flows::take(ebpf, "FLOWS4")?,
             flows6: Flows::take(ebpf, "FLOWS6")?,
+            sockets4: take(ebpf, "SOCKETS4")?,
+            sockets6: take(ebpf, "SOCKETS6")?,
             ranges4: take(ebpf, "RANGES4")?,
             ranges6: take(ebpf, "RANGES6")?,
             config: take(ebpf, "CONFIG")?,
             counters: take(ebpf, "COUNTERS")?,
             slots: Mapped::take(ebpf, "SLOTS", MAX_SLOTS)?,
             backends: Mapped::take(ebpf, "BACKENDS", MAX_BACKENDS)?,
+            connections: Mapped::take(ebpf, "CONNECTIONS", MAX_BACKENDS)?,
         })
     }
 
@@ -120,6 +128,38 @@ impl Maps {
         // The system call that makes a table reachable comes after.
         fence(Ordering::Release);
         true
+    }
+
+    /// Connections of a backend, as programs count them; more than 2^63 are less than none.
+    pub(crate) fn connections(&self, id: u32) -> Option<u64> {
+        self.connections.at(id).map(|at| {
+            // SAFETY: as in `slot`.
+            unsafe { at.read_volatile() }
+        })
+    }
+
+    /// Corrects that number.
+    pub(crate) fn set_connections(&mut self, id: u32, number: u64) {
+        if let Some(at) = self.connections.at(id) {
+            // SAFETY: as in `write_slots`.
+            unsafe { at.write_volatile(number) }
+        }
+    }
+
+    /// The backend that a socket has got as `peer`, in the place of a service's address.
+    pub(crate) fn backend_of(&self, cookie: u64, peer: SocketAddr) -> Option<u32> {
+        let cookie = [cookie as u32, (cookie >> 32) as u32];
+        let port_be = peer.port().to_be().into();
+        match peer.ip().into() {
+            Addr::V4(addr) => {
+                let known = self.sockets4.get(&Plain(SocketKey { cookie, addr, port_be }), 0);
+                known.ok().map(|peer| peer.0.backend)
+            }
+            Addr::V6(addr) => {
+                let known = self.sockets6.get(&Plain(SocketKey { cookie, addr, port_be }), 0);
+                known.ok().map(|peer| peer.0.backend)
+            }
+        }
     }
 
     /// The backend of an id.

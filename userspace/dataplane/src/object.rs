@@ -19,16 +19,19 @@ pub(crate) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
 /// Maps that are pinned and adopted.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 17] = [
     "SERVICES4",
     "SERVICES6",
     "SLOTS",
     "BACKENDS",
+    "CONNECTIONS",
     "CONFIG",
     "FLOWS4",
     "FLOWS6",
     "AFFINITIES4",
     "AFFINITIES6",
+    "CONNECTED4",
+    "CONNECTED6",
     "SOCKETS4",
     "SOCKETS6",
     "RANGES4",
@@ -63,16 +66,22 @@ pub(crate) fn pins(bpf_dir: &Path) -> PathBuf {
 /// A folder that cannot be read or removed.
 pub(crate) fn remove_others(bpf_dir: &Path) -> Result<(), Error> {
     let own = pins(bpf_dir);
-    for entry in fs::read_dir(bpf_dir).map_err(failed("read", bpf_dir))?.flatten() {
-        let path = entry.path();
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix('v')).map(str::parse::<u32>);
-        if path != own && matches!(number, Some(Ok(_))) {
-            tracing::info!(path = %path.display(), "pins of another version are removed");
-            fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
-        }
+    for path in layouts(bpf_dir)?.into_iter().filter(|path| *path != own) {
+        tracing::info!(path = %path.display(), "pins of another version are removed");
+        fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
     }
     Ok(())
+}
+
+/// The folders of all layouts' pins.
+pub(crate) fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(bpf_dir).map_err(failed("read", bpf_dir))?.flatten();
+    let is_layout = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix('v')).map(str::parse::<u32>);
+        matches!(number, Some(Ok(_)))
+    };
+    Ok(entries.filter(is_layout).map(|entry| entry.path()).collect())
 }
 
 /// Loads the programs over the pinned maps, which are created where they are missing.
@@ -176,7 +185,10 @@ pub(crate) fn classifier<'a>(
 }
 
 /// What a failed operation on a file or folder is told as.
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+pub(crate) fn failed(
+    operation: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::File { operation, path, source }
 }

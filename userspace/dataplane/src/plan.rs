@@ -3,28 +3,29 @@
 //! The order is the promise: backends, then tables, then frontends, then what is gone. Whatever
 //! prefix of a plan is carried out, every frontend leads to backends that exist (tested below).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sluice_abi::{BackendState, MAX_RANGES, MAX_SERVICES, Service, service_flags};
+use sluice_abi::{BackendState, MAX_RANGES, MAX_SERVICES, Service, lists, service_flags};
 use sluice_services::{
-    AddressKind, Backend, Family, Frontend, Scheduler, ServicePort, ServicePortKey, State,
+    AddressKind, Backend, Family, Frontend, Protocol, ServicePort, ServicePortKey, State,
     WhenEmpty, maglev,
 };
 
 use crate::Error;
 use crate::layout::{
-    Held, Kernel, Kind, Layout, Leftover, Placed, Table, TableKey, Ways, encode, endpoint,
+    Endpoint, Held, Kernel, Kind, Layout, Leftover, Placed, Table, TableKey, Ways, choice, encode,
+    endpoint,
 };
-use crate::wire::Front;
+use crate::wire::{Front, from_words};
 
 /// Seconds before the slots of an unused table are given to another: a program that read the
 /// frontend before the change is done in microseconds.
 const TABLE_GRACE_S: u64 = 2;
-/// Seconds before the id of an unused backend is given to another: flows that name it are
-/// checked by generation, so this only spares live UDP flows a needless choice on a flap.
+/// Seconds before the id of an unused backend is given to another: TCP flows that name it go on
+/// meanwhile, all others are checked by generation.
 const BACKEND_GRACE_S: u64 = 60;
 
 /// One change of the maps.
@@ -57,6 +58,16 @@ impl Op {
             Self::RemoveFrontend { front } => kernel.remove_frontend(*front),
             Self::RemoveRange { service, range } => kernel.remove_range(*service, *range),
         }
+    }
+
+    /// The UDP endpoint that this takes out of use, with its id.
+    pub(crate) fn retired_udp(&self) -> Option<(SocketAddr, u32)> {
+        let Self::PutBackend { id, backend } = self else { return None };
+        let retired = backend.state == BackendState::Retired as u8;
+        (retired && backend.protocol == Protocol::Udp as u8).then(|| {
+            let address = from_words(backend.addr, backend.ip_version);
+            (SocketAddr::new(address, u16::from_be(backend.port_be)), *id)
+        })
     }
 }
 
@@ -212,6 +223,9 @@ impl Layout {
         if std::mem::take(&mut self.adopted) {
             self.retire_unused(ways, &mut stages);
         }
+        if !self.recognised.is_empty() && !self.frontends.values().any(Placed::has_found) {
+            self.recognised.clear();
+        }
         let Stages { backends, tables, ranges, frontends, removals, retirements, skipped } = stages;
         let ops = [backends, tables, ranges, frontends, removals, retirements];
         Plan { ops: ops.into_iter().flatten().collect(), skipped }
@@ -264,7 +278,9 @@ impl Layout {
         let mut ops = Vec::new();
         for (key, held) in &mut self.backends {
             let Some(local) = held.local else { continue };
-            let state = if held.users == 0 { BackendState::Retired } else { BackendState::Serving };
+            let retired = held.users == 0;
+            let state = if retired { BackendState::Retired } else { BackendState::Serving };
+            let state = (state, if retired { 0 } else { held.written.lists });
             let backend = encode(*key, local, held.written.generation, state, ways);
             if backend != held.written {
                 held.written = backend;
@@ -311,32 +327,36 @@ impl Layout {
             (port.internal(), port.internal_local)
         };
         // Pods and the node are not outside: they get the other list of an external address, too.
-        let lists =
+        let used =
             [(!is_local || external).then_some(&port.cluster), is_local.then_some(&port.local)];
         let affinity_s = port.affinity_s.unwrap_or(0);
-        // Affinity looks for a backend in its table, which then has to be sorted by id.
-        let scheduler = if affinity_s == 0 { port.scheduler } else { Scheduler::Random };
+        let mut of_port: HashMap<Endpoint, u8> = HashMap::new();
+        for (list, bit) in [(&port.cluster, lists::CLUSTER), (&port.local, lists::LOCAL)] {
+            for backend in list.iter() {
+                *of_port.entry(endpoint(backend, id)).or_default() |= bit;
+            }
+        }
         let mut endpoints = BTreeSet::new();
         let mut keys = [None, None];
-        for (list, key) in lists.into_iter().zip(&mut keys) {
+        for (list, key) in used.into_iter().zip(&mut keys) {
             let Some(list) = list.filter(|list| !list.is_empty()) else { continue };
-            let ids = list.iter().map(|backend| self.hold(backend, id, ways, stages));
-            let mut ids = ids.collect::<Option<Vec<u32>>>().ok_or("no backend id is free")?;
-            if scheduler == Scheduler::Random {
-                ids.sort_unstable();
-            }
+            let held = list.iter().map(|backend| {
+                let held = self.hold(backend, id, &of_port, ways, stages)?;
+                Some((held, backend.weight))
+            });
+            let held = held.collect::<Option<Vec<_>>>().ok_or("no backend id is free")?;
             endpoints.extend(list.iter().map(|backend| endpoint(backend, id)));
-            *key = Some((scheduler, ids));
+            *key = Some(TableKey::new(port.scheduler, &held));
         }
         for backend in port.serving.iter() {
-            if self.hold(backend, id, ways, stages).is_some() {
+            if self.hold(backend, id, &of_port, ways, stages).is_some() {
                 endpoints.insert(endpoint(backend, id));
             }
         }
         let flag = |set, flag| if set { flag } else { 0 };
         let mut service = Service {
             flags: flag(when_empty == WhenEmpty::Reject, service_flags::REJECT)
-                | flag(scheduler == Scheduler::Maglev, service_flags::HASH)
+                | choice(port.scheduler)
                 | flag(external, service_flags::EXTERNAL)
                 | flag(is_local, service_flags::LOCAL)
                 | flag(kind == Kind::NodePort, service_flags::NODE_PORT)
@@ -353,7 +373,7 @@ impl Layout {
             ..Service::default()
         };
         let [cluster, local] = &keys;
-        let [cluster_list, local_list] = lists;
+        let [cluster_list, local_list] = used;
         if let (Some(key), Some(list)) = (cluster, cluster_list) {
             service.cluster = self.table(key, list, stages).ok_or("no slots are free")?;
         }
@@ -378,19 +398,26 @@ impl Layout {
         Ok(Placed { service, tables: keys, endpoints, source: Some((Arc::clone(port), kind)) })
     }
 
-    /// The id of a backend, with its entry written as it is to be.
+    /// The id of a backend, with its entry written as it is to be; `of_port` says which lists the
+    /// endpoints of its service port are in.
     fn hold(
         &mut self,
         backend: &Backend,
         service: u32,
+        of_port: &HashMap<Endpoint, u8>,
         ways: &Ways,
         stages: &mut Stages,
     ) -> Option<u32> {
         let key = endpoint(backend, service);
+        let next = |generation: u32| generation.wrapping_add(1).max(1);
         let (id, generation) = match self.backends.get(&key) {
+            // Back again: what was bound to it while it was away is no longer (R23, R31).
+            Some(held) if held.written.state == BackendState::Retired as u8 => {
+                (held.id, next(held.written.generation))
+            }
             Some(held) => (held.id, held.written.generation),
             None => match self.free_ids.pop() {
-                Some((id, generation)) => (id, generation.wrapping_add(1).max(1)),
+                Some((id, generation)) => (id, next(generation)),
                 None if self.next_id < self.max_backends => {
                     self.next_id += 1;
                     (self.next_id - 1, 1)
@@ -398,7 +425,8 @@ impl Layout {
                 None => return None,
             },
         };
-        let written = encode(key, backend.local, generation, BackendState::Serving, ways);
+        let state = (BackendState::Serving, of_port.get(&key).copied().unwrap_or(0));
+        let written = encode(key, backend.local, generation, state, ways);
         let held = self.backends.entry(key).or_insert(Held {
             id,
             written: sluice_abi::Backend::FREE,
@@ -425,13 +453,23 @@ impl Layout {
             table.users += 1;
             return Some(sluice_abi::Table { offset: table.offset, len: table.len });
         }
-        let (scheduler, ids) = key;
-        let slots = match scheduler {
-            Scheduler::Random => ids.clone(),
-            Scheduler::Maglev => maglev::for_set(list)
-                .into_iter()
-                .map(|index| ids.get(index as usize).copied())
-                .collect::<Option<_>>()?,
+        let slots = match key {
+            TableKey::Drawn(ids) | TableKey::Found(ids) => ids.clone(),
+            TableKey::Maglev(ids) => {
+                let mut once = ids.clone();
+                once.dedup();
+                let places = maglev::for_set(list).into_iter();
+                let slots = places.map(|place| once.get(place as usize).copied());
+                let slots = slots.collect::<Option<Vec<u32>>>()?;
+                let found = TableKey::Found(slots);
+                if let Some(Table { offset, len, users }) = self.tables.remove(&found) {
+                    self.tables.insert(key.clone(), Table { offset, len, users: users + 1 });
+                    self.recognised.insert(found, key.clone());
+                    return Some(sluice_abi::Table { offset, len });
+                }
+                let TableKey::Found(slots) = found else { return None };
+                slots
+            }
         };
         let len = u32::try_from(slots.len()).ok()?;
         let offset = self.slots.allocate(len)?;
@@ -444,7 +482,7 @@ impl Layout {
     fn retire_unused(&mut self, ways: &Ways, stages: &mut Stages) {
         for (key, held) in self.backends.iter_mut().filter(|(_, held)| held.users == 0) {
             let (local, generation) = (held.local.unwrap_or(false), held.written.generation);
-            let retired = encode(*key, local, generation, BackendState::Retired, ways);
+            let retired = encode(*key, local, generation, (BackendState::Retired, 0), ways);
             if held.written.state != retired.state {
                 held.written = retired;
                 stages.retirements.push(Op::PutBackend { id: held.id, backend: retired });
@@ -464,6 +502,7 @@ impl Layout {
 
     /// Ends one use of a table; without any its slots are free from `due_s` on.
     fn leave_table(&mut self, key: &TableKey, due_s: u64) {
+        let key = self.recognised.get(key).unwrap_or(key);
         let Some(table) = self.tables.get_mut(key) else { return };
         table.users -= 1;
         if table.users == 0 {
@@ -493,7 +532,7 @@ impl Layout {
             if held.users == 0 {
                 let local = held.local.unwrap_or(false);
                 let generation = held.written.generation;
-                held.written = encode(*key, local, generation, BackendState::Retired, ways);
+                held.written = encode(*key, local, generation, (BackendState::Retired, 0), ways);
                 stages.retirements.push(Op::PutBackend { id: held.id, backend: held.written });
                 self.leftovers.insert(Leftover::Backend(*key), now_s + BACKEND_GRACE_S);
             }

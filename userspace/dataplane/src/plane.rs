@@ -1,27 +1,29 @@
 //! The facade: one object that the agent opens, syncs and maintains.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use aya::programs::SchedClassifier;
 use ipnet::IpNet;
-use sluice_abi::{Config, MAX_BACKENDS, MAX_SLOTS, SNAT_FIRST_PORT, SNAT_PORTS};
+use sluice_abi::{Config, MAX_BACKENDS, MAX_SLOTS};
 use sluice_services::State;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Error;
-use crate::flows::{Expiry, FlowView};
+use crate::config::{LocalPods, first_of_each, local_pods, service_ranges};
+use crate::destroy::destroy;
+use crate::flows::{Expiry, FlowView, Walked};
 use crate::interfaces::{Inventory, scan};
 use crate::layout::{Endpoint, Layout, Ways};
 use crate::links::{Attachment, Links, Place};
 use crate::maps::Maps;
 use crate::object::{self, Object};
 use crate::plan::Op;
+use crate::settings::{loosen_rp_filter, reserve_ports};
 use crate::sockets;
-use crate::wire::words;
 
 /// What an uplink gets.
 const UPLINK_PROGRAMS: [&str; 2] = ["from_network", "to_network"];
@@ -37,8 +39,12 @@ pub struct Options {
     pub uplinks: Vec<String>,
     /// The node's addresses: the first of each family is the source of masqueraded flows.
     pub node_addresses: Vec<IpAddr>,
-    /// The pod network: the first of each family tells pods from others (R12).
+    /// The pod network: what lies in it is routed past the stack.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Which clients are pods; `None` until it is known: as in an earlier run.
+    pub local_pods: Option<LocalPods>,
+    /// How names of interfaces to pods start, beside those of the bridge.
+    pub pod_prefix: Option<String>,
     /// Where node ports are open: on the node's addresses in these ranges; on loopback where the range
     /// lies in it.
     pub node_port_ranges: Vec<IpNet>,
@@ -108,6 +114,8 @@ pub struct Dataplane {
     /// `None` until they are known: those of an earlier run hold.
     service_cidrs: Option<Vec<IpNet>>,
     sockets: Vec<Attachment>,
+    /// UDP backends that were taken out of use since sockets were last ended, with their ids.
+    retired: Vec<(SocketAddr, u32)>,
     /// Other versions' pins have been looked for.
     alone: bool,
     expiry: Expiry,
@@ -140,6 +148,7 @@ impl Dataplane {
             ways: Ways::default(),
             service_cidrs: None,
             sockets: Vec::new(),
+            retired: Vec::new(),
             alone: false,
             started: Instant::now(),
             runtime,
@@ -193,6 +202,24 @@ impl Dataplane {
         Ok(report)
     }
 
+    /// Ends the node's sockets that are connected to a backend which was taken out of use.
+    fn end_sockets(&mut self) {
+        let (gone, ids): (HashSet<SocketAddr>, HashSet<u32>) = self.retired.drain(..).unzip();
+        if gone.is_empty() || self.sockets.is_empty() {
+            return;
+        }
+        match destroy(&gone, |cookie, peer| {
+            self.maps.backend_of(cookie, peer).is_some_and(|id| ids.contains(&id))
+        }) {
+            Ok(0) => {}
+            Ok(number) => tracing::info!(number, "ended UDP sockets whose backend is gone"),
+            Err(error) => tracing::warn!(
+                %error,
+                "the node's connected UDP sockets may keep a backend that is gone"
+            ),
+        }
+    }
+
     /// Services are reached without it, too, except on the node's own addresses.
     fn attach_sockets(&mut self) {
         let Options { cgroup, bpf_dir, .. } = &self.options;
@@ -219,7 +246,8 @@ impl Dataplane {
     /// # Errors
     /// Netlink or a map refuses.
     pub fn reconcile_links(&mut self) -> Result<LinkReport, Error> {
-        let inventory = self.runtime.block_on(scan(&self.options.bridge))?;
+        let Options { bridge, pod_prefix, .. } = &self.options;
+        let inventory = self.runtime.block_on(scan(bridge, pod_prefix.as_deref()))?;
         let places = self.places(&inventory);
         let config = self.config(self.maps.config()?, &inventory);
         self.maps.set_config(config)?;
@@ -279,11 +307,11 @@ impl Dataplane {
     }
 
     /// Expires flows, at most `budget` looked at, and frees what nothing refers to any more. Meant
-    /// for once a second.
+    /// for once a second. Returns the walks through the flows that came to their end.
     ///
     /// # Errors
     /// A map refuses.
-    pub fn maintain(&mut self, budget: usize) -> Result<(), Error> {
+    pub fn maintain(&mut self, budget: usize) -> Result<Vec<Walked>, Error> {
         if let Some(records) = &mut self.object.records {
             records();
         }
@@ -293,7 +321,8 @@ impl Dataplane {
             self.apply(&ops)?;
         }
         let now = self.jiffies()?;
-        self.expiry.run(&mut self.maps, now, budget)
+        let ids = self.layout.as_ref().map_or(0, |layout| layout.next_id);
+        self.expiry.run(&mut self.maps, now, budget, ids)
     }
 
     /// Flows of both families, at most `limit`.
@@ -342,12 +371,15 @@ impl Dataplane {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Result<(), Error> {
+        // Also where it fails halfway: what was written then is no change to the next plan.
+        self.retired.extend(ops.iter().filter_map(Op::retired_udp));
         for op in ops {
             if let Err(error) = op.apply(&mut self.maps) {
                 self.layout = None;
                 return Err(error);
             }
         }
+        self.end_sockets();
         Ok(())
     }
 
@@ -377,10 +409,10 @@ impl Dataplane {
         let mut want = |index, name: &str, program| {
             places.push((Place { ifindex: index, program }, name.to_owned()));
         };
+        for veth in inventory.to_pods() {
+            want(veth.index, &veth.name, "from_pod");
+        }
         if let Some(bridge) = inventory.by_name(&self.options.bridge) {
-            for veth in inventory.veths_of(bridge.index) {
-                want(veth.index, &veth.name, "from_pod");
-            }
             want(bridge.index, &bridge.name, "from_pod");
             want(bridge.index, &bridge.name, "to_pods");
         }
@@ -404,7 +436,7 @@ impl Dataplane {
         places
     }
 
-    /// Where an uplink's program is not wanted, by places. `None` while the uplinks are not known for
+    /// Where an uplink's or a pod's program is not wanted, by places. `None` while the uplinks are not known for
     /// certain: an interface that is there keeps its program then, since it harms nothing and connections
     /// may need it. So it is while no address of the node is known, or one is on no interface (a lease that
     /// is renewed takes it away for a moment).
@@ -424,8 +456,10 @@ impl Dataplane {
             .interfaces
             .iter()
             .filter(|one| one.index != bridge && one.controller != Some(bridge));
+        let [in_, out] = UPLINK_PROGRAMS;
         let strays = others.flat_map(|one| {
-            UPLINK_PROGRAMS.map(|program| (Place { ifindex: one.index, program }, one.name.clone()))
+            [in_, out, "from_pod"]
+                .map(|program| (Place { ifindex: one.index, program }, one.name.clone()))
         });
         Some(strays.filter(|stray| !places.contains(stray)).collect())
     }
@@ -448,83 +482,12 @@ impl Dataplane {
         let (v4, v6) = first_of_each(self.options.node_addresses.iter());
         config.node4 = v4.unwrap_or(config.node4);
         config.node6 = v6.unwrap_or(config.node6);
-        for cidr in self.options.cluster_cidrs.iter().rev() {
-            let (net, mask) = (words(cidr.network()), words(cidr.netmask()));
-            match cidr {
-                IpNet::V4(_) => {
-                    let ([net, ..], [mask, ..]) = (net, mask);
-                    config.pods4 = [net, mask];
-                }
-                IpNet::V6(_) => config.pods6 = [net, mask],
-            }
+        if let Some(pods) = &self.options.local_pods {
+            local_pods(&mut config, pods);
         }
         config
     }
 }
 
-/// Answers of a service to the node's own processes come in by kube-bridge and uplinks with the
-/// service's address, to which the way leads elsewhere: a strict reverse path filter (1) is made a loose
-/// one (2) there (RFC 3704; Documentation/networking/ip-sysctl.rst).
-fn loosen_rp_filter(interface: &str) -> std::io::Result<()> {
-    let folder = PathBuf::from("/proc/sys/net/ipv4/conf");
-    let is_strict = |name: &str| -> std::io::Result<bool> {
-        Ok(std::fs::read_to_string(folder.join(name).join("rp_filter"))?.trim() == "1")
-    };
-    if is_strict(interface)? || is_strict("all")? {
-        tracing::info!(interface, "rp_filter is made loose");
-        std::fs::write(folder.join(interface).join("rp_filter"), "2")?;
-    }
-    Ok(())
-}
-
-/// Puts ranges of ClusterIPs into a configuration, in the place of all that are there.
-fn service_ranges(config: &mut Config, cidrs: &[IpNet]) {
-    (config.services4, config.services6) = (Config::EMPTY.services4, Config::EMPTY.services6);
-    let (mut free4, mut free6) = (config.services4.iter_mut(), config.services6.iter_mut());
-    for cidr in cidrs {
-        let (net, mask) = (words(cidr.network()), words(cidr.netmask()));
-        let full = match cidr {
-            IpNet::V4(_) => {
-                let ([net, ..], [mask, ..]) = (net, mask);
-                free4.next().map(|range| *range = [net, mask]).is_none()
-            }
-            IpNet::V6(_) => free6.next().map(|range| *range = [net, mask]).is_none(),
-        };
-        if full {
-            tracing::warn!(%cidr, "too many ranges of ClusterIPs: this one is not checked");
-        }
-    }
-}
-
-/// Keeps the node's own sockets off the ports of translated sources, beside what is kept off already
-/// (Documentation/networking/ip-sysctl.rst).
-fn reserve_ports() -> Result<(), Error> {
-    const PATH: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-    let failed =
-        |operation| move |source| Error::File { operation, path: PathBuf::from(PATH), source };
-    let last = SNAT_FIRST_PORT + (SNAT_PORTS - 1);
-    let ours = format!("{SNAT_FIRST_PORT}-{last}");
-    let reserved = std::fs::read_to_string(PATH).map_err(failed("read"))?;
-    let reserved = reserved.trim();
-    if reserved.split(',').any(|range| range == ours) {
-        return Ok(());
-    }
-    let all = if reserved.is_empty() { ours } else { format!("{reserved},{ours}") };
-    std::fs::write(PATH, all).map_err(failed("write"))
-}
-
-/// The first address of each family, as words.
-fn first_of_each<'a>(
-    addresses: impl Iterator<Item = &'a IpAddr>,
-) -> (Option<u32>, Option<[u32; 4]>) {
-    let (mut v4, mut v6) = (None, None);
-    for address in addresses {
-        let all @ [word, ..] = words(*address);
-        if address.is_ipv4() {
-            v4.get_or_insert(word);
-        } else {
-            v6.get_or_insert(all);
-        }
-    }
-    (v4, v6)
-}
+#[cfg(test)]
+mod orders;

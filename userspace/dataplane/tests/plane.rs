@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, unshare};
-use sluice_dataplane::{Dataplane, Options};
+use sluice_dataplane::{Dataplane, LocalPods, Options, cleanup};
 use sluice_services::{
     AddressKind, Backend, Family, Protocol, Scheduler, ServicePort, ServicePortKey, State,
 };
@@ -53,20 +53,30 @@ impl Node {
         self.open_for(vec![[192, 168, 77, 11].into()])
     }
 
+    /// Where this version's pins are.
+    fn pins(&self) -> PathBuf {
+        self.bpf_dir.join(format!("v{}", sluice_abi::LAYOUT))
+    }
+
     /// For a node with these addresses.
     fn open_for(&self, node_addresses: Vec<IpAddr>) -> Dataplane {
-        Dataplane::open(Options {
+        Dataplane::open(self.options(node_addresses)).unwrap()
+    }
+
+    fn options(&self, node_addresses: Vec<IpAddr>) -> Options {
+        Options {
             bpf_dir: self.bpf_dir.clone(),
             bridge: "kube-bridge".into(),
             uplinks: Vec::new(),
             node_addresses,
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            local_pods: Some(LocalPods::Within(vec!["10.244.0.0/16".parse().unwrap()])),
+            pod_prefix: None,
             node_port_ranges: Vec::new(),
             cgroup: None,
             masquerade_all: false,
             flow_entries: 1_024,
-        })
-        .unwrap()
+        }
     }
 }
 
@@ -91,6 +101,7 @@ fn state(backends: &[[u8; 4]]) -> Arc<State> {
             protocol: Protocol::Tcp,
             serving: true,
             local: *address == [10, 244, 1, 7],
+            weight: 1,
         })
         .collect();
     let port = ServicePort {
@@ -152,13 +163,13 @@ fn a_second_run_adopts_what_the_first_left() {
         0,
         "the pod behind veth0 is known"
     );
-    let before = pins(&node.bpf_dir.join("v2/links"));
+    let before = pins(&node.pins().join("links"));
     drop(first);
     let mut second = node.open();
     assert_eq!(second.status().frontends, 1);
     let report = second.sync(&state(&[[10, 244, 1, 7], [10, 244, 2, 7]])).unwrap();
     assert_eq!(report.operations, 0, "nothing to do");
-    assert_eq!(pins(&node.bpf_dir.join("v2/links")), before);
+    assert_eq!(pins(&node.pins().join("links")), before);
     let report = second.sync(&state(&[[10, 244, 2, 7]])).unwrap();
     assert_eq!(report.operations, 3, "a table, a frontend, a retirement");
 }
@@ -169,11 +180,40 @@ fn pins_of_another_layout_are_removed() {
     let Some(node) = Node::new("layout") else { return };
     drop(node.open());
     let old = node.bpf_dir.join("v1");
-    fs::rename(node.bpf_dir.join("v2"), &old).unwrap();
+    fs::rename(node.pins(), &old).unwrap();
     let mut plane = node.open();
     assert!(old.exists(), "its programs serve until ours are ready");
     plane.sync(&state(&[[10, 244, 1, 7]])).unwrap();
-    assert!(!old.exists() && node.bpf_dir.join("v2").exists());
+    assert!(!old.exists() && node.pins().exists());
+}
+
+/// What is left after it is what was there before the first run, and what others have put beside.
+#[test]
+fn cleanup_removes_what_is_ours_and_only_that() {
+    let Some(node) = Node::new("cleanup") else { return };
+    let ports = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    fs::write(ports, "8080,9000-9100").unwrap();
+    let before = fs::read_to_string(ports).unwrap();
+    let mut plane = node.open();
+    plane.sync(&state(&[[10, 244, 1, 7]])).unwrap();
+    drop(plane);
+    assert!(has_program("uplink") && fs::read_to_string(ports).unwrap() != before);
+    let foreign = node.bpf_dir.join("of-somebody-else");
+    fs::create_dir(&foreign).unwrap();
+
+    let removed = cleanup(&node.bpf_dir).unwrap();
+    assert!(removed.len() >= 2, "{removed:?}");
+    assert_eq!(pins(&node.bpf_dir), ["of-somebody-else"]);
+    assert!(loses_program("uplink") && loses_program("veth0"));
+    assert_eq!(fs::read_to_string(ports).unwrap(), before);
+    assert_eq!(cleanup(&node.bpf_dir).unwrap(), Vec::<String>::new(), "nothing is left");
+
+    fs::remove_dir(&foreign).unwrap();
+    assert_eq!(cleanup(&node.bpf_dir).unwrap(), [node.bpf_dir.display().to_string()]);
+    assert!(!node.bpf_dir.exists());
+    // As on a node that never had it.
+    let mut plane = node.open();
+    assert_eq!(plane.sync(&state(&[[10, 244, 1, 7]])).unwrap().frontends, 1);
 }
 
 /// Strict reverse path filters are loosened where services answer, and nowhere else.
@@ -208,13 +248,40 @@ fn veths_come_and_go() {
     ip(&format!("link add veth1 type veth peer name eth1 netns {}", node.pod));
     ip("link set veth1 master kube-bridge");
     assert_eq!(plane.reconcile_links().unwrap().attached, ["veth1"]);
-    let links = node.bpf_dir.join("v2/links");
+    let links = node.pins().join("links");
     let (attached, pinned) = (plane.status().attached.len(), pins(&links).len());
     ip("link del veth1");
     plane.reconcile_links().unwrap();
     assert_eq!(plane.status().attached.len(), attached - 1);
     // Without TCX there are no links to pin.
     assert_eq!(pins(&links).len(), pinned.saturating_sub(1));
+}
+
+/// R12: a pod's veth may be told by its name and not by a bridge; it has the program and its pod is
+/// known as long as names tell.
+#[test]
+fn pods_without_a_bridge_are_told_by_names() {
+    let Some(node) = Node::new("names") else { return };
+    let pod = &node.pod;
+    ip(&format!("link add cali1 type veth peer name eth1 netns {pod}"));
+    ip("link set cali1 up");
+    ip(&format!("-n {pod} addr add 10.244.1.8/32 dev eth1"));
+    ip(&format!("-n {pod} link set eth1 up"));
+    let attached = |plane: &Dataplane| {
+        let attached = plane.status().attached;
+        attached.iter().any(|one| (one.interface.as_str(), one.program) == ("cali1", "from_pod"))
+    };
+    let mut options = node.options(vec![[192, 168, 77, 11].into()]);
+    options.local_pods = Some(LocalPods::ByInterface);
+    options.pod_prefix = Some("cali".into());
+    let mut plane = Dataplane::open(options).unwrap();
+    plane.sync(&state(&[[10, 244, 1, 7]])).unwrap();
+    assert!(attached(&plane));
+    assert_eq!(plane.reconcile_links().unwrap().unresolved_pods, 0);
+    drop(plane);
+    let mut plane = node.open();
+    plane.reconcile_links().unwrap();
+    assert!(!attached(&plane));
 }
 
 /// Whether there is a program on the ingress of an interface, as the kernel says.
@@ -224,7 +291,7 @@ fn has_program(interface: &str) -> bool {
         Err(_) => {
             let line = ["filter", "show", "dev", interface, "ingress"];
             let output = Command::new("tc").args(line).output().unwrap();
-            String::from_utf8_lossy(&output.stdout).contains("from_network")
+            String::from_utf8_lossy(&output.stdout).contains("from_")
         }
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
-use sluice_services::{Family, Protocol, ServicePortKey};
+use sluice_services::{Family, Protocol, Scheduler, ServicePortKey};
 
 use super::*;
+use crate::wire::words;
 
 /// The maps as collections.
 #[derive(Default)]
@@ -86,20 +87,30 @@ impl Model {
 struct Sketch {
     listed: Vec<u8>,
     serving: Vec<u8>,
-    maglev: bool,
+    scheduler: Scheduler,
+    /// The endpoint with the address n weighs `n * heaviest % 7 + 1`.
+    heaviest: u8,
 }
 
 /// Endpoints that are all listed, chosen at random.
 fn random(listed: &[u8]) -> Sketch {
-    Sketch { listed: listed.to_vec(), serving: vec![], maglev: false }
+    let scheduler = Scheduler::Random;
+    Sketch { listed: listed.to_vec(), serving: vec![], scheduler, heaviest: 0 }
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
     let set = || prop::collection::btree_set(1_u8..12, 0..6);
-    (set(), set(), any::<bool>()).prop_map(|(listed, serving, maglev)| Sketch {
+    let scheduler = prop::sample::select(vec![
+        Scheduler::Random,
+        Scheduler::LeastConnections,
+        Scheduler::SourceHash,
+        Scheduler::Maglev,
+    ]);
+    (set(), set(), scheduler, 0_u8..3).prop_map(|(listed, serving, scheduler, heaviest)| Sketch {
         listed: listed.into_iter().collect(),
         serving: serving.into_iter().collect(),
-        maglev,
+        scheduler,
+        heaviest,
     })
 }
 
@@ -114,12 +125,17 @@ fn frontend(octet: u8) -> Front {
 }
 
 fn backends(octets: &[u8]) -> Arc<[Backend]> {
+    weighted(octets, 0)
+}
+
+fn weighted(octets: &[u8], heaviest: u8) -> Arc<[Backend]> {
     let backend = |octet: &u8| Backend {
         address: IpAddr::V4(Ipv4Addr::new(10, 244, 0, *octet)),
         port: 8080,
         protocol: Protocol::Tcp,
         serving: true,
         local: false,
+        weight: octet * heaviest % 7 + 1,
     };
     octets.iter().map(backend).collect()
 }
@@ -137,13 +153,13 @@ fn state(sketches: &BTreeMap<u8, Sketch>) -> State {
             addresses: vec![(frontend(*octet).address(), AddressKind::ClusterIp)],
             port: 80,
             node_port: 0,
-            cluster: backends(&sketch.listed),
+            cluster: weighted(&sketch.listed, sketch.heaviest),
             local: backends(&[]),
             serving: backends(&sketch.serving),
             internal_local: false,
             external_local: false,
             has_any_endpoint: !sketch.listed.is_empty(),
-            scheduler: if sketch.maglev { Scheduler::Maglev } else { Scheduler::Random },
+            scheduler: sketch.scheduler,
             affinity_s: None,
             source_ranges: Vec::new(),
             health_check_node_port: 0,
@@ -248,6 +264,26 @@ fn a_reused_id_has_a_new_generation() {
         other => panic!("{other:?}"),
     };
     assert_eq!((generation(&first), generation(&second)), (1, 2));
+}
+
+/// R23: a backend that was away for a moment is another one to what was bound to it before.
+#[test]
+fn r23_a_backend_that_comes_back_has_a_new_generation() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let mut model = Model::default();
+    let mut become_of = |octets: &[u8], now_s| {
+        let wanted = state(&BTreeMap::from([(1, random(octets))]));
+        for op in layout.plan(&wanted, &Ways::default(), now_s).ops {
+            op.apply(&mut model).unwrap();
+        }
+        let found = model.backends.get(&0).copied().unwrap();
+        (found.state, found.generation)
+    };
+    let (serving, retired) = (BackendState::Serving as u8, BackendState::Retired as u8);
+    assert_eq!(become_of(&[1], 0), (serving, 1));
+    assert_eq!(become_of(&[1, 2], 1), (serving, 1));
+    assert_eq!(become_of(&[2], 2), (retired, 1));
+    assert_eq!(become_of(&[1, 2], 3), (serving, 2));
 }
 
 /// Work in the order of what changed: a change of one service touches nothing of a thousand others.
@@ -450,7 +486,7 @@ fn source_ranges_are_there_before_they_are_asked_for() {
     assert_eq!(placed(&layout, vip, 80).unwrap().flags & service_flags::RANGES, 0);
 }
 
-/// Affinities outlive a restart: the service port keeps its id (R23); its table is sorted by id.
+/// Affinities outlive a restart: the service port keeps its id (R23).
 #[test]
 fn a_service_port_keeps_its_id_over_a_restart() {
     let mut model = Model::default();
@@ -463,11 +499,130 @@ fn a_service_port_keeps_its_id_over_a_restart() {
         op.apply(&mut model).unwrap();
     }
     let before = placed(&layout, frontend(1).address(), 80).unwrap();
-    assert_eq!(before.flags & service_flags::HASH, 0);
+    assert_eq!(before.flags & service_flags::HASH, service_flags::HASH);
     let mut adopted = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
     let plan = adopted.plan(&wanted, &Ways::default(), 1);
     assert!(plan.ops.is_empty(), "{:?}", plan.ops);
     assert_eq!(placed(&adopted, frontend(1).address(), 80).unwrap(), before);
+}
+
+/// A backend says which lists it is in, from before a frontend leads there; by that session affinity holds
+/// (R23).
+#[test]
+fn backends_know_their_lists() {
+    let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+    let mut model = Model::default();
+    let both = lists::CLUSTER | lists::LOCAL;
+    for (cluster, local, serving, expected) in [
+        (&[1, 2][..], &[2][..], &[3][..], [lists::CLUSTER, both, 0]),
+        (&[2, 3], &[3, 1], &[], [lists::LOCAL, lists::CLUSTER, both]),
+        (&[1], &[], &[3], [lists::CLUSTER, 0, 0]),
+    ] {
+        let state = changed(|port| {
+            (port.cluster, port.local) = (backends(cluster), backends(local));
+            (port.serving, port.external_local) = (backends(serving), true);
+            port.addresses.push((frontend(2).address(), AddressKind::ExternalIp));
+        });
+        let ops = layout.plan(&state, &Ways::default(), 0).ops;
+        let last_joins = ops.iter().rposition(|op| {
+            matches!(op, Op::PutBackend { backend, .. } if backend.state == BackendState::Serving as u8)
+        });
+        let first_leads = ops.iter().position(|op| matches!(op, Op::PutFrontend { .. }));
+        assert!(last_joins < first_leads, "{ops:?}");
+        for op in ops {
+            op.apply(&mut model).unwrap();
+        }
+        for (octet, expected) in (1_u8..).zip(expected) {
+            let address = words(Ipv4Addr::new(10, 244, 0, octet).into());
+            let found = model.backends.values().find(|backend| backend.addr == address).unwrap();
+            assert_eq!(found.lists, expected, "{octet} of {cluster:?} {local:?} {serving:?}");
+        }
+    }
+}
+
+/// Last octets of the endpoints in the table of the first service, slot by slot.
+fn octets(model: &Model) -> Vec<u8> {
+    let sluice_abi::Table { offset, len } = model.frontends[&frontend(1)].cluster;
+    let octet = |slot| model.backends[&model.slots[&slot]].addr[0].to_ne_bytes()[3];
+    (offset..offset + len).map(octet).collect()
+}
+
+/// A list by its weights, which are those of the endpoints 1, 2 and so on.
+fn with_weights(scheduler: Scheduler, weights: &[u8]) -> State {
+    changed(|port| {
+        let octets: Vec<u8> = (1..).zip(weights).map(|(octet, _)| octet).collect();
+        let list = backends(&octets)
+            .iter()
+            .zip(weights)
+            .map(|(b, w)| Backend { weight: *w, ..*b })
+            .collect();
+        (port.cluster, port.scheduler) = (list, scheduler);
+    })
+}
+
+/// Slots are shared by weight, in the fewest that do.
+#[test]
+fn slots_are_shared_by_weight() {
+    use Scheduler::{LeastConnections, Maglev, Random, SourceHash};
+    for (scheduler, weights, expected) in [
+        (Random, &[1, 1][..], Some(&[1, 2][..])),
+        (Random, &[100, 100], Some(&[1, 2])),
+        (Random, &[2, 6, 4], Some(&[1, 2, 2, 2, 3, 3])),
+        (LeastConnections, &[3, 1], Some(&[1, 1, 1, 2])),
+        (Maglev, &[3, 1], None),
+        (SourceHash, &[3, 1], None),
+    ] {
+        let mut layout = Layout::with_capacity(SLOTS, BACKENDS);
+        let mut model = Model::default();
+        for op in layout.plan(&with_weights(scheduler, weights), &Ways::default(), 0).ops {
+            op.apply(&mut model).unwrap();
+        }
+        let found = octets(&model);
+        match expected {
+            Some(expected) => assert_eq!(found, expected, "{scheduler:?} {weights:?}"),
+            // Maglev's: three quarters of 251 places.
+            None => {
+                let first = found.iter().filter(|octet| **octet == 1).count();
+                assert!(found.len() == 251 && (187..=189).contains(&first), "{first} {found:?}");
+            }
+        }
+        let flag = match scheduler {
+            Random => 0,
+            LeastConnections => service_flags::LEAST,
+            SourceHash => service_flags::SOURCE,
+            Maglev => service_flags::HASH,
+        };
+        assert_eq!(model.frontends[&frontend(1)].flags, flag, "{scheduler:?}");
+    }
+}
+
+/// A Maglev table of an earlier run is known again by what stands in it, weights and all, and serves
+/// all its frontends; one that holds something else is written anew.
+#[test]
+fn maglev_tables_are_recognised_after_a_restart() {
+    let mut model = Model::default();
+    let mut wanted = with_weights(Scheduler::Maglev, &[3, 2]);
+    for port in wanted.ports.values_mut() {
+        let external = (frontend(2).address(), AddressKind::ExternalIp);
+        Arc::make_mut(port).addresses.push(external);
+    }
+    for op in Layout::with_capacity(SLOTS, BACKENDS).plan(&wanted, &Ways::default(), 0).ops {
+        op.apply(&mut model).unwrap();
+    }
+    let mut layout = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
+    let plan = layout.plan(&wanted, &Ways::default(), 1);
+    assert!(plan.ops.is_empty(), "{:?}", plan.ops);
+    assert!(layout.recognised.is_empty());
+    layout.plan(&State::default(), &Ways::default(), 2);
+    layout.collect(100);
+    assert_eq!(layout.slots.used(), 0, "every use has ended");
+
+    model.slots.insert(0, 1 - model.slots[&0]);
+    let mut layout = Layout::adopt(&model, SLOTS, BACKENDS, 60).unwrap();
+    let plan = layout.plan(&wanted, &Ways::default(), 1);
+    assert_eq!(tables(&plan).len(), 1);
+    layout.collect(100);
+    assert_eq!(layout.slots.used(), 251, "the one of before is free again");
 }
 
 /// Whoever lays claim to the node's own address takes one port of it, not all node ports.
