@@ -112,6 +112,11 @@ impl Opaque {
     pub fn is_transitive(&self) -> bool {
         self.flags & flag::TRANSITIVE != 0
     }
+
+    /// Marks that a speaker on the way did not know the attribute (RFC 4271 5).
+    pub(crate) fn set_partial(&mut self) {
+        self.flags |= flag::PARTIAL;
+    }
 }
 
 /// Next hop of a route.

@@ -40,7 +40,7 @@ impl Refresh {
     /// `None` is a subtype to be ignored (RFC 7313 5).
     ///
     /// # Errors
-    /// 7/1 with the body as data, if enhanced refresh was negotiated and the body is not 4 octets long,
+    /// 7/1 with the whole message as data, if enhanced refresh was negotiated and the body is not 4 octets long,
     /// whatever its subtype; RFC 7313 5 asks it of the marks. Without enhanced refresh a message of a
     /// wrong length is ignored, a plain request (RFC 2918) as well as a mark.
     pub(crate) fn decode(body: &[u8], enhanced: bool) -> Result<Option<Self>, Notification> {
@@ -48,7 +48,7 @@ impl Refresh {
         let fields = (reader.u16(), reader.u8(), reader.u8(), reader.is_empty());
         let (Ok(afi), Ok(subtype), Ok(safi), true) = fields else {
             if enhanced {
-                return Err(Notification::with_data(Code::REFRESH_LENGTH, body));
+                return Err(Notification::with_data(Code::REFRESH_LENGTH, &whole(body)));
             }
             return Ok(None);
         };
@@ -60,4 +60,10 @@ impl Refresh {
         };
         Ok(Some(Self { afi_safi: AfiSafi { afi, safi }, kind }))
     }
+}
+
+/// The message as it was received: RFC 7313 5 wants all of it in the NOTIFICATION.
+fn whole(body: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(super::HEADER_LEN + body.len()).unwrap_or(u16::MAX);
+    [&[0xff; 16], &len.to_be_bytes()[..], &[5], body].concat()
 }

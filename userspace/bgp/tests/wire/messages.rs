@@ -140,7 +140,7 @@ fn rfc7313_refresh_of_wrong_length() {
     let short = message(5, &[0, 1, 0]);
     assert_eq!(receive(&short, &ebgp()), Ok(Received::Refresh(None)));
     let error = receive(&short, &enhanced).unwrap_err();
-    assert_eq!((error.code.code, error.code.subcode, &error.data[..]), (7, 1, &[0, 1, 0][..]));
+    assert_eq!((error.code.code, error.code.subcode, &error.data[..]), (7, 1, &short[..]));
     let begin = Refresh { afi_safi: AfiSafi { afi: 2, safi: 1 }, kind: RefreshKind::Begin };
     assert_eq!(receive(&message(5, &[0, 2, 1, 1]), &enhanced), Ok(Received::Refresh(Some(begin))));
     assert_eq!(receive(&message(5, &[0, 2, 9, 1]), &enhanced), Ok(Received::Refresh(None)));

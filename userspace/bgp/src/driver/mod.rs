@@ -1,0 +1,53 @@
+//! Owns everything that touches sockets and clocks: a [`Speaker`] with one task per peer, one for
+//! the tables, one for the listeners. They speak through channels; nothing is shared.
+//!
+//! A peer's task reads, decodes, drives the state machine and writes, and never waits for the
+//! tables or for a slow socket: its timers run whatever else is going on (B28).
+
+mod bfd;
+mod config;
+mod connection;
+mod listener;
+mod session;
+mod sockopt;
+mod speaker;
+mod tables;
+
+pub use config::{Password, PeerConfig, SpeakerConfig, Ttl};
+pub use session::{Counters, PeerStatus};
+pub use speaker::{PeerReport, Speaker, SpeakerError};
+pub use tables::Output;
+
+use std::net::IpAddr;
+
+use crate::attribute::Fault;
+use crate::fsm::Reason;
+
+/// Something that an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerEvent {
+    /// The peer.
+    pub peer: IpAddr,
+    /// What happened.
+    pub what: Happening,
+}
+
+/// What happened with a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// The session came up.
+    Up,
+    /// The session ended; with `graceful` its routes stay for now.
+    Down {
+        /// Why.
+        reason: Reason,
+        /// The peer's routes stay for its restart time.
+        graceful: bool,
+    },
+    /// A connection got no further than OPEN.
+    Refused(Reason),
+    /// The first malformed UPDATE of a session that did not end it (RFC 7606), for the log.
+    Fault(Fault),
+    /// It sends nearly as many prefixes as it may.
+    NearLimit(usize),
+}

@@ -1,0 +1,181 @@
+//! Owns graceful restart in the tables (B18, RFC 4724): routes kept while their peer restarts,
+//! sweeping what it did not confirm, and when this speaker, restarted itself, knows enough for
+//! sweeping what its former run left in the kernel.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::Rib;
+use crate::family::{Families, Family};
+use crate::fsm::Time;
+
+/// How long a restarted speaker waits for the End-of-RIBs of its peers (RFC 4724 4.1: the
+/// Selection_Deferral_Timer, longer than their sessions take to come back).
+pub const DEFERRAL: Duration = Duration::from_secs(60);
+/// How long routes stay stale that a peer has begun to send again, at most.
+const REFRESH_TIME: Duration = Duration::from_secs(360);
+
+/// Routes that stay while their peer restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Families that the peer restarts gracefully.
+    pub families: Families,
+    /// For how long.
+    pub time: Duration,
+}
+
+/// How far a restarted speaker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Convergence {
+    /// Nobody to wait for is known; the time to wait once there is.
+    PeersUnknown(Duration),
+    /// Until then at most.
+    Waiting(Time),
+    Done,
+}
+
+impl Rib {
+    /// Something is due: routes that were stale too long, the wait for others.
+    pub fn tick(&mut self, now: Time) {
+        let due: Vec<IpAddr> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.stale_until.is_some_and(|at| at <= now))
+            .map(|(address, _)| *address)
+            .collect();
+        for address in due {
+            self.drop_routes(address, |route| route.stale);
+            if let Some(peer) = self.peers.get_mut(&address) {
+                peer.stale_until = None;
+            }
+        }
+    }
+
+    /// When [`Rib::tick`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        let stale = self.peers.values().filter_map(|peer| peer.stale_until);
+        let converges = match self.convergence {
+            Convergence::Waiting(until) => Some(until),
+            _ => None,
+        };
+        stale.chain(converges).min()
+    }
+
+    /// All peers are known that there are for now: their End-of-RIBs are what is waited for.
+    pub fn peers_known(&mut self, now: Time) {
+        if let Convergence::PeersUnknown(deferral) = self.convergence {
+            self.convergence = Convergence::Waiting(now + deferral);
+        }
+    }
+
+    /// Whether what the kernel has beyond the tables is of no use any more: every peer has sent all
+    /// it has, or the time is over. Once true, stays so.
+    pub fn is_converged(&mut self, now: Time) -> bool {
+        if let Convergence::Waiting(until) = self.convergence {
+            let waits = self.peers.values().any(|peer| match &peer.session {
+                // Not up yet: who knows.
+                None => true,
+                Some(session) => session.awaits_end != Families::default(),
+            });
+            if !waits || until <= now {
+                self.convergence = Convergence::Done;
+            }
+        }
+        self.convergence == Convergence::Done
+    }
+
+    pub(super) fn end_of_rib(&mut self, address: IpAddr, family: Family) {
+        let Some(peer) = self.peers.get_mut(&address) else { return };
+        if let Some(session) = &mut peer.session {
+            let left = session.awaits_end.iter().filter(|other| *other != family);
+            session.awaits_end = left.collect();
+        }
+        self.sweep(address, family);
+    }
+
+    /// RFC 7313 4: everything is stale until the peer sends it again.
+    pub(super) fn begin_refresh(&mut self, address: IpAddr, family: Family, now: Time) {
+        self.mark_stale(address, |of| of == family);
+        if let Some(peer) = self.peers.get_mut(&address) {
+            peer.stale_until = Some(now + REFRESH_TIME);
+        }
+    }
+
+    pub(super) fn sweep(&mut self, address: IpAddr, family: Family) {
+        let Some(peer) = self.peers.get(&address) else { return };
+        if peer.stale_until.is_none() {
+            return;
+        }
+        let stale = self.stale_prefixes(address);
+        let (of_family, rest): (Vec<IpNet>, Vec<IpNet>) =
+            stale.into_iter().partition(|prefix| Family::of(prefix) == family);
+        for prefix in of_family {
+            self.remove(address, prefix);
+        }
+        if let Some(peer) = self.peers.get_mut(&address).filter(|_| rest.is_empty()) {
+            peer.stale_until = None;
+        }
+    }
+
+    /// The session is lost: routes of the families that its peer restarts gracefully stay.
+    pub(super) fn keep_stale(&mut self, address: IpAddr, keep: Keep, now: Time) {
+        let Some(peer) = self.peers.get(&address) else { return };
+        let gone: Vec<IpNet> = peer
+            .prefixes
+            .iter()
+            .filter(|prefix| !keep.families.contains(Family::of(prefix)))
+            .copied()
+            .collect();
+        for prefix in gone {
+            self.remove(address, prefix);
+        }
+        self.mark_stale(address, |_| true);
+        if let Some(peer) = self.peers.get_mut(&address) {
+            // A second loss starts the time anew (B18).
+            peer.stale_until = Some(now + keep.time);
+        }
+    }
+
+    /// The peer is back: stale routes of families that it did not keep forwarding go at once.
+    pub(super) fn drop_stale_except(&mut self, address: IpAddr, kept: Families) {
+        for prefix in self.stale_prefixes(address) {
+            if !kept.contains(Family::of(&prefix)) {
+                self.remove(address, prefix);
+            }
+        }
+        let left = !self.stale_prefixes(address).is_empty();
+        if let Some(peer) = self.peers.get_mut(&address) {
+            // The rest waits for End-of-RIB, at most as long as it would have without the session.
+            peer.stale_until = peer.stale_until.filter(|_| left);
+        }
+    }
+
+    fn mark_stale(&mut self, address: IpAddr, which: impl Fn(Family) -> bool) {
+        let Some(peer) = self.peers.get(&address) else { return };
+        let prefixes: Vec<IpNet> =
+            peer.prefixes.iter().filter(|prefix| which(Family::of(prefix))).copied().collect();
+        for prefix in prefixes {
+            self.change(prefix, |routes| {
+                for route in routes.iter_mut().filter(|r| r.source.peer() == Some(address)) {
+                    route.stale = true;
+                }
+            });
+        }
+    }
+
+    fn stale_prefixes(&self, address: IpAddr) -> Vec<IpNet> {
+        let Some(peer) = self.peers.get(&address) else { return Vec::new() };
+        if peer.stale_until.is_none() {
+            return Vec::new();
+        }
+        let is_stale = |prefix: &&IpNet| {
+            self.table.get(*prefix).is_some_and(|entry| {
+                entry.routes.iter().any(|r| r.source.peer() == Some(address) && r.stale)
+            })
+        };
+        peer.prefixes.iter().filter(is_stale).copied().collect()
+    }
+}

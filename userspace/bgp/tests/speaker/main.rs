@@ -1,0 +1,11 @@
+//! The running speaker over TCP on loopback: what a peer sees that sends it these octets. No root.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod attributes;
+mod notifications;
+mod peer;
+mod rig;
+mod robust;
+mod routes;
+mod scale;

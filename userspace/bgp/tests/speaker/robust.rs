@@ -1,0 +1,204 @@
+//! B28: the speaker against TCP as it is: octet by octet, all at once, gone in every state, floods,
+//! strangers.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use sluice_bgp::fsm::{Settings, State};
+use sluice_bgp::{AsPath, Attributes, Family, Message, NextHop, Origin, Received, Update};
+use tokio::io::AsyncReadExt;
+
+use crate::peer::{PATIENCE, RawPeer, mandatory, update};
+use crate::rig::{EXTERNAL, Rig, peer, peer_address, says};
+
+const HOP: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
+
+#[tokio::test]
+async fn messages_in_pieces_of_every_size_and_many_in_one() {
+    let rig = Rig::start(vec![peer(1, EXTERNAL)]).await;
+    let mut raw = RawPeer::established(peer_address(1), rig.address, &says(1, EXTERNAL)).await;
+    raw.stream.set_nodelay(true).unwrap();
+    let good = mandatory(Some(EXTERNAL), HOP);
+    let octets: Vec<u8> = (0..3).flat_map(|n| update(&[], &good, &[24, 10, 1, n])).collect();
+    for piece in octets.chunks(1) {
+        raw.send_octets(piece).await;
+        tokio::task::yield_now().await;
+    }
+    rig.until_installed(&["10.1.0.0/24", "10.1.1.0/24", "10.1.2.0/24"]).await;
+    let gone: Vec<u8> = (0..3).flat_map(|n| update(&[24, 10, 1, n], &[], &[])).collect();
+    // Cut at every offset in turn.
+    for cut in 0..octets.len() {
+        raw.send_octets(&octets[..cut]).await;
+        tokio::task::yield_now().await;
+        raw.send_octets(&octets[cut..]).await;
+        raw.send_octets(&gone).await;
+    }
+    raw.send_octets(&octets).await;
+    rig.until_installed(&["10.1.0.0/24", "10.1.1.0/24", "10.1.2.0/24"]).await;
+    let report = rig.speaker.lock().await.peers().await.remove(0);
+    assert_eq!(report.status.state, State::Established);
+    let expected = 3 + octets.len() as u64 * 6 + 3;
+    assert_eq!(report.status.counters.updates_received, expected, "none lost, none twice");
+}
+
+#[tokio::test]
+async fn a_connection_reset_in_every_state_leaves_the_peer_able_to_come_back() {
+    let rig = Rig::start(vec![peer(1, EXTERNAL)]).await;
+    for stage in 0..4 {
+        let mut raw = RawPeer::connect(peer_address(1), rig.address).await;
+        if stage >= 1 {
+            raw.receive().await;
+        }
+        if stage >= 2 {
+            raw.send(&Message::Open(says(1, EXTERNAL).open())).await;
+            raw.receive().await;
+        }
+        if stage >= 3 {
+            raw.send(&Message::Keepalive).await;
+        }
+        socket2::SockRef::from(&raw.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(raw);
+    }
+    RawPeer::established(peer_address(1), rig.address, &says(1, EXTERNAL)).await;
+}
+
+#[tokio::test]
+async fn b4_strangers_are_refused_and_told_nothing() {
+    let rig = Rig::start(vec![peer(1, EXTERNAL)]).await;
+    let mut stranger = RawPeer::connect(peer_address(99), rig.address).await;
+    let mut octets = [0; 1];
+    let end = tokio::time::timeout(PATIENCE, stranger.stream.read(&mut octets)).await.unwrap();
+    assert!(matches!(end, Err(_) | Ok(0)), "{end:?}");
+}
+
+/// UPDATEs with 500 prefixes each, of 10.0.0.0/8.
+fn flood(count: u32, settings: &Settings) -> Vec<u8> {
+    let params = sluice_bgp::Params {
+        four_octet_as: true,
+        families: settings.families,
+        ..sluice_bgp::Params::default()
+    };
+    let attributes = Attributes {
+        origin: Some(Origin::Igp),
+        as_path: Some(AsPath::sequence(&[EXTERNAL])),
+        ..Attributes::default()
+    };
+    let mut octets = BytesMut::new();
+    let prefixes: Vec<_> = (0..count)
+        .map(|n| {
+            let address = Ipv4Addr::from_bits(0x0a00_0000 + n * 16);
+            ipnet::IpNet::new(IpAddr::V4(address), 28).unwrap()
+        })
+        .collect();
+    for part in prefixes.chunks(500) {
+        let hop = NextHop::V4(HOP);
+        let updates =
+            Update::announce(Family::Ipv4Unicast, &attributes, hop, part, &params).unwrap();
+        for update in updates {
+            Message::Update(Box::new(update)).encode(&params, &mut octets).unwrap();
+        }
+    }
+    octets.to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keepalives_are_on_time_while_a_full_table_comes_in_and_the_hold_timer_knows_of_it() {
+    let mut config = peer(1, EXTERNAL);
+    config.settings.hold_s = 3;
+    let rig = Rig::start(vec![config]).await;
+    let mut settings = says(1, EXTERNAL);
+    settings.hold_s = 3;
+    let mut raw = RawPeer::established(peer_address(1), rig.address, &settings).await;
+    let octets = flood(200_000, &settings);
+    let (mut reader, mut writer) = raw.stream.split();
+    let started = Instant::now();
+    let mut times = Vec::new();
+    let mut inbox = BytesMut::new();
+    let write = async {
+        use tokio::io::AsyncWriteExt;
+        writer.write_all(&octets).await.unwrap();
+        started.elapsed()
+    };
+    tokio::pin!(write);
+    let mut written = None;
+    // For as long as three hold times, or as the table takes.
+    while written.is_none() || started.elapsed() < Duration::from_millis(2500) {
+        tokio::select! {
+            took = &mut write, if written.is_none() => written = Some(took),
+            read = tokio::time::timeout(Duration::from_millis(2900), reader.read_buf(&mut inbox)) => {
+                assert!(read.expect("something in time").unwrap() > 0, "the session stays");
+                times.push(started.elapsed());
+            }
+        }
+    }
+    for pair in times.windows(2) {
+        let pause = pair[1] - pair[0];
+        assert!(pause < Duration::from_millis(1600), "a KEEPALIVE a second, not {pause:?}");
+    }
+    assert!(times.len() >= 2, "{times:?}");
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        raw.send(&Message::Keepalive).await;
+        let count = rig.installed.lock().unwrap().len();
+        if count == 200_000 {
+            break;
+        }
+        assert!(Instant::now() < until, "{count} of 200000");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("200,000 prefixes at the installer after {:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b22_a_flood_meets_the_limit_and_leaves_nothing() {
+    let mut config = peer(1, EXTERNAL);
+    config.policies.max_prefixes = Some(1000);
+    let rig = Rig::start(vec![config]).await;
+    let settings = says(1, EXTERNAL);
+    let mut raw = RawPeer::established(peer_address(1), rig.address, &settings).await;
+    let octets = flood(1_000_000, &settings);
+    use tokio::io::AsyncWriteExt;
+    // The speaker hangs up on it.
+    let (mut reader, mut writer) = raw.stream.split();
+    let mut inbox = BytesMut::new();
+    let write = async { drop(writer.write_all(&octets).await) };
+    let read =
+        async { while matches!(reader.read_buf(&mut inbox).await, Ok(count) if count > 0) {} };
+    tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(write, read) })
+        .await
+        .expect("the end");
+    rig.until_installed(&[]).await;
+    assert_eq!(rig.routes().await.len(), 0);
+    let limit = [6, 1, 0, 1, 1, 0, 0, 3, 0xe8];
+    assert!(inbox.windows(9).any(|octets| octets == limit), "6/1 with the limit: {inbox:x?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_does_not_read_harms_no_other() {
+    let rig =
+        Rig::start(vec![peer(1, EXTERNAL), peer(2, EXTERNAL + 1), peer(3, EXTERNAL + 2)]).await;
+    rig.set_locals(vec![]).await;
+    // Small buffers on the way to it.
+    let mut slow = RawPeer::connect(peer_address(2), rig.address).await;
+    socket2::SockRef::from(&slow.stream).set_recv_buffer_size(4096).unwrap();
+    slow.establish(&says(2, EXTERNAL + 1)).await;
+    let mut fast = RawPeer::established(peer_address(3), rig.address, &says(3, EXTERNAL + 2)).await;
+    let mut source = RawPeer::established(peer_address(1), rig.address, &says(1, EXTERNAL)).await;
+    source.send_octets(&flood(100_000, &says(1, EXTERNAL))).await;
+    let mut heard = 0;
+    while heard < 100_000 {
+        if let Received::Update(update) = fast.receive().await {
+            heard += update.update.nlri.len();
+        }
+    }
+    let peers = rig.speaker.lock().await.peers().await;
+    assert!(peers.iter().all(|peer| peer.status.state == State::Established));
+    // And catches up once it reads.
+    let mut heard = 0;
+    while heard < 100_000 {
+        if let Received::Update(update) = slow.receive().await {
+            heard += update.update.nlri.len();
+        }
+    }
+}
