@@ -1,0 +1,308 @@
+//! Owns talking to the kernel: reading our routes, applying operations, hearing of changes, and
+//! which networks are on links.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::LinkFlags;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, RouteNextHopBuilder};
+
+use super::{Installed, METRIC, Op, PROTOCOL, Target};
+
+/// Operations under way at once: each waits for the kernel's answer.
+const AT_ONCE: usize = 64;
+
+/// What the kernel refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// No socket.
+    #[error("open a netlink socket: {0}")]
+    Socket(std::io::Error),
+    /// Reading failed.
+    #[error("read {what}: {source}")]
+    Read {
+        /// What was read.
+        what: &'static str,
+        /// Why not.
+        source: rtnetlink::Error,
+    },
+}
+
+/// The kernel's routes in this network namespace.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    handle: Handle,
+}
+
+/// What is on the node's links.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// Networks of addresses on interfaces that are up, sorted: what a next hop must be in.
+    pub networks: Vec<IpNet>,
+    /// The addresses themselves, sorted.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Kernel {
+    /// Opens a socket; runs its connection as a task of this runtime.
+    ///
+    /// # Errors
+    /// [`RouteError::Socket`]
+    pub fn open() -> Result<Self, RouteError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(RouteError::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// All routes of ours.
+    ///
+    /// # Errors
+    /// [`RouteError::Read`]
+    pub async fn routes(&self) -> Result<Vec<Installed>, RouteError> {
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut routes = Vec::new();
+        for question in [v4, v6] {
+            let shown: Vec<RouteMessage> = self
+                .handle
+                .route()
+                .get(question)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(|source| RouteError::Read { what: "routes", source })?;
+            collect(&shown, &mut routes);
+        }
+        Ok(routes)
+    }
+
+    /// Networks and addresses of interfaces that are up.
+    ///
+    /// # Errors
+    /// [`RouteError::Read`]
+    pub async fn links(&self) -> Result<Links, RouteError> {
+        let failed = |what| move |source| RouteError::Read { what, source };
+        let links: Vec<_> =
+            self.handle.link().get().execute().try_collect().await.map_err(failed("links"))?;
+        let is_up = |index: u32| {
+            links
+                .iter()
+                .any(|link| link.header.index == index && link.header.flags.contains(LinkFlags::Up))
+        };
+        let shown: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("addresses"))?;
+        let mut result = Links::default();
+        for message in shown.iter().filter(|message| is_up(message.header.index)) {
+            let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+                message.attributes.iter().find_map(wanted)
+            };
+            let local = of(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            // The other end on point-to-point links, else the address itself.
+            let address = of(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            let Some(address) = address.or(local) else { continue };
+            result.addresses.push(local.unwrap_or(address));
+            if address.is_loopback() {
+                continue;
+            }
+            if let Ok(network) = IpNet::new(address, message.header.prefix_len) {
+                result.networks.push(network.trunc());
+            }
+        }
+        result.networks.sort_unstable();
+        result.networks.dedup();
+        result.addresses.sort_unstable();
+        result.addresses.dedup();
+        Ok(result)
+    }
+
+    /// Applies operations, some at once, and says for each how it went, in order.
+    pub async fn apply(&self, ops: Vec<Op>) -> Vec<(Op, Result<(), String>)> {
+        futures::stream::iter(ops)
+            .map(|op| async move {
+                let result = self.apply_one(&op).await.map_err(|error| error.to_string());
+                (op, result)
+            })
+            .buffered(AT_ONCE)
+            .collect()
+            .await
+    }
+
+    /// Removes all routes of ours; returns what they were, and for those that stay why.
+    ///
+    /// # Errors
+    /// [`RouteError::Read`]
+    pub async fn remove_all(&self) -> Result<Vec<(IpNet, Result<(), String>)>, RouteError> {
+        let ops = self.routes().await?.into_iter().map(|route| Op::Delete(route.prefix)).collect();
+        let done = self.apply(ops).await;
+        Ok(done.into_iter().map(|(op, result)| (op.prefix(), result)).collect())
+    }
+
+    async fn apply_one(&self, op: &Op) -> Result<(), rtnetlink::Error> {
+        match op {
+            Op::Replace(prefix, target) => {
+                self.handle.route().add(message(prefix, Some(target))).replace().execute().await
+            }
+            Op::Delete(prefix) => {
+                match self.handle.route().del(message(prefix, None)).execute().await {
+                    // Gone with its interface.
+                    Err(rtnetlink::Error::NetlinkError(error))
+                        if error.raw_code() == -libc_esrch() =>
+                    {
+                        Ok(())
+                    }
+                    result => result,
+                }
+            }
+        }
+    }
+}
+
+/// ESRCH of Linux on every architecture.
+const fn libc_esrch() -> i32 {
+    3
+}
+
+/// A route message of ours: for deleting without a target, for the kernel finds it by prefix,
+/// metric and protocol.
+fn message(prefix: &IpNet, target: Option<&Target>) -> RouteMessage {
+    let protocol = RouteProtocol::Other(PROTOCOL);
+    let mut message = match prefix {
+        IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .protocol(protocol)
+            .priority(METRIC)
+            .build(),
+        IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .protocol(protocol)
+            .priority(METRIC)
+            .build(),
+    };
+    match target {
+        None => message.header.kind = RouteType::Unspec,
+        Some(Target::Unreachable) => message.header.kind = RouteType::Unreachable,
+        Some(Target::Via(hops)) => match hops.as_slice() {
+            [hop] => message.attributes.push(RouteAttribute::Gateway(gateway(*hop))),
+            hops => {
+                let all = hops.iter().filter_map(|hop| {
+                    let builder = match hop {
+                        IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
+                        IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
+                    };
+                    builder.via(*hop).ok().map(RouteNextHopBuilder::build)
+                });
+                message.attributes.push(RouteAttribute::MultiPath(all.collect()));
+            }
+        },
+    }
+    message
+}
+
+fn gateway(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
+}
+
+fn address(wire: &RouteAddress) -> Option<IpAddr> {
+    match wire {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+/// Routes of ours among those shown. Some kernels show an IPv6 multipath route as several.
+fn collect(shown: &[RouteMessage], routes: &mut Vec<Installed>) {
+    for message in shown {
+        let Some((prefix, target)) = ours(message) else { continue };
+        let before = routes.iter_mut().rev().find(|route| route.prefix == prefix);
+        match (before, target) {
+            (Some(Installed { target: Target::Via(hops), .. }), Target::Via(more)) => {
+                hops.extend(more);
+                hops.sort_unstable();
+            }
+            (_, target) => routes.push(Installed { prefix, target }),
+        }
+    }
+}
+
+fn ours(message: &RouteMessage) -> Option<(IpNet, Target)> {
+    if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
+        return None;
+    }
+    let zero = match message.header.address_family {
+        netlink_packet_route::AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let mut destination = zero;
+    let mut hops = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(wire) => destination = address(wire)?,
+            RouteAttribute::Gateway(wire) => hops.extend(address(wire)),
+            RouteAttribute::MultiPath(all) => {
+                for attribute in all.iter().flat_map(|hop| &hop.attributes) {
+                    if let RouteAttribute::Gateway(wire) = attribute {
+                        hops.extend(address(wire));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let prefix = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+    let target = match message.header.kind {
+        RouteType::Unicast => Target::via(hops)?,
+        _ => Target::Unreachable,
+    };
+    Some((prefix, target))
+}
+
+/// Fires when links or addresses change, or someone else deletes or changes a route of ours.
+///
+/// # Errors
+/// [`RouteError::Socket`]
+pub fn changes() -> Result<impl Stream<Item = ()> + Send + Unpin, RouteError> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
+    let (connection, _, messages) =
+        rtnetlink::new_multicast_connection(&groups).map_err(RouteError::Socket)?;
+    tokio::spawn(connection);
+    Ok(messages.filter_map(|(message, _)| {
+        let told = match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
+                route.header.protocol == RouteProtocol::Other(PROTOCOL)
+            }
+            // Our own, for the most part; what others add is none of our business.
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(_)) => false,
+            _ => true,
+        };
+        std::future::ready(told.then_some(()))
+    }))
+}

@@ -1,0 +1,63 @@
+//! Owns the kernel's routes of protocol 92: what is wanted, what stands, and the steps between.
+//!
+//! [`Table`] is pure: it takes in what is wanted and what the kernel shows and yields operations.
+//! [`Kernel`] applies them. Routes of others are never touched: all of ours have a protocol and a
+//! metric of their own, and the kernel replaces and deletes by both.
+
+mod kernel;
+mod table;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+pub use kernel::{Kernel, Links, RouteError, changes};
+pub use table::{Op, Table};
+
+/// Number of our routes' protocol, as `ip route show proto 92` knows it.
+pub const PROTOCOL: u8 = 92;
+/// Metric of our routes. Above what the kernel gives to networks on links (0 and 256) and to
+/// routes of administrators and router advertisements (0 and 1024): those win.
+pub const METRIC: u32 = 2092;
+
+/// Where packets to a prefix go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// To these next hops, in equal shares; sorted, without duplicates, at least one.
+    Via(Vec<IpAddr>),
+    /// Nowhere; the sender is told so. For the node's own pod range: addresses that no pod has
+    /// must not leave by the default route and come back (B26).
+    Unreachable,
+}
+
+impl Target {
+    /// A target of these next hops; `None` without any.
+    #[must_use]
+    pub fn via(mut next_hops: Vec<IpAddr>) -> Option<Self> {
+        next_hops.sort_unstable();
+        next_hops.dedup();
+        (!next_hops.is_empty()).then_some(Self::Via(next_hops))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::Via(hops) => {
+                let hops: Vec<String> = hops.iter().map(ToString::to_string).collect();
+                write!(f, "via {}", hops.join(", "))
+            }
+        }
+    }
+}
+
+/// A route of ours as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Where it goes.
+    pub target: Target,
+}
