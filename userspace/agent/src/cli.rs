@@ -1,19 +1,25 @@
 //! The command line: its words, its defaults, and what is said about words it does not know.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::bgp::BgpArgs;
+use crate::detector::{self, Mode};
 use crate::flags;
 use crate::nodeports::{self, Word};
 
 /// Default of `--state-dir`.
 pub const STATE_DIR: &str = "/run/sluice";
+/// Default of `--bpf-dir`.
+pub const BPF_DIR: &str = "/sys/fs/bpf/sluice";
 
 /// Sluice: Kubernetes services by eBPF, one agent per node.
 #[derive(Debug, Parser)]
@@ -50,11 +56,42 @@ pub enum Command {
     },
     /// Show how many packets were dropped and why
     Drops(ViewArgs),
+    /// Show peers and routes of BGP
+    Bgp {
+        /// What to show.
+        #[command(subcommand)]
+        what: BgpView,
+    },
+    /// Remove all that the agent has left on this node, and nothing else; services are then served
+    /// no more. No agent may be running
+    Cleanup {
+        /// Folder of the pinned programs and maps
+        #[arg(long, default_value = BPF_DIR)]
+        bpf_dir: PathBuf,
+        /// Where it is and how to show it.
+        #[command(flatten)]
+        view: ViewArgs,
+    },
     /// Show what this node's kernel allows; needs no agent
     Check {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+}
+
+/// What `sluice bgp` shows.
+#[derive(Debug, Subcommand)]
+pub enum BgpView {
+    /// Peers: state, what they told and were told
+    Neighbors(ViewArgs),
+    /// Routes: received, chosen, announced, and why not
+    Routes {
+        /// Only routes within this prefix; with an exact prefix also why peers are not told
+        prefix: Option<IpNet>,
+        /// How to show them.
+        #[command(flatten)]
+        view: ViewArgs,
     },
 }
 
@@ -94,7 +131,7 @@ pub struct AgentArgs {
     #[arg(long, default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// Folder of the pinned programs and maps, on a bpffs
-    #[arg(long, default_value = "/sys/fs/bpf/sluice")]
+    #[arg(long, default_value = BPF_DIR)]
     pub bpf_dir: PathBuf,
     /// cgroup v2 folder for balancing at the socket, `none` for packets alone [default: where it is
     /// mounted]
@@ -113,8 +150,8 @@ pub struct AgentArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub run_service_proxy: bool,
-    /// Announce routes by BGP; not in this version
-    #[arg(long, num_args = 0..=1, default_value_t = false,
+    /// Announce and learn routes by BGP
+    #[arg(long, num_args = 0..=1, default_value_t = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub run_router: bool,
     /// Wire pods; not in this version
@@ -153,19 +190,31 @@ pub struct AgentArgs {
     /// Ranges of pod addresses in the whole cluster, repeatable
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,
+    /// How local pods are told from other clients, as in kube-proxy
+    #[arg(long, value_enum, default_value_t)]
+    pub detect_local_mode: Mode,
+    /// The pods' bridge once more, for --detect-local-mode=BridgeInterface; the same as --bridge
+    #[arg(long)]
+    pub pod_bridge_interface: Option<String>,
+    /// How names of pods' interfaces start, for --detect-local-mode=InterfaceNamePrefix
+    #[arg(long)]
+    pub pod_interface_name_prefix: Option<String>,
     /// Shortest time between two syncs, e.g. 50ms or 1s
     #[arg(long, default_value = "50ms", value_parser = parse_duration)]
     pub min_sync_period: Duration,
     /// Entries of the flow table, per address family
     #[arg(long, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..))]
     pub flow_entries: u32,
+    /// Flags of the router part.
+    #[command(flatten)]
+    pub bgp: BgpArgs,
     /// error, warn, info, debug or trace, or a filter as in RUST_LOG
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log_level: String,
 }
 
 /// Reads a duration as Go's flags take it: a number with ms, s, m or h.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let expected = "expected a number with ms, s, m or h, e.g. 50ms";
     let (number, seconds) = units
@@ -188,7 +237,6 @@ where
     let cli = Cli::try_parse_from(arguments).map_err(advise)?;
     if let Command::Agent(args) = &cli.command {
         let refused = [
-            (args.run_router, "--run-router: BGP is not in this version; accepted: false"),
             (args.enable_cni, "--enable-cni: wiring pods is not in this version; accepted: false"),
             (
                 !args.run_service_proxy,
@@ -199,8 +247,32 @@ where
         if let Some((_, text)) = refused.iter().find(|(refused, _)| *refused) {
             return Err(clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n")));
         }
+        if let Some(text) = detector::contradiction(args) {
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, format!("{text}\n")));
+        }
     }
     Ok(cli)
+}
+
+/// The flags of `sluice agent` with their values, defaults included, as they stand on a command line
+/// that has been read; what is neither given nor has a default is left out.
+pub fn flags<I, T>(arguments: I) -> BTreeMap<String, String>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let mut command = Cli::command();
+    let Ok(matches) = command.try_get_matches_from_mut(arguments) else { return BTreeMap::new() };
+    let agent = command.find_subcommand("agent");
+    let (Some(agent), Some(("agent", matches))) = (agent, matches.subcommand()) else {
+        return BTreeMap::new();
+    };
+    let value = |argument: &clap::Arg| {
+        let values = matches.get_raw(argument.get_id().as_str())?;
+        let values: Vec<String> = values.map(|one| one.to_string_lossy().into_owned()).collect();
+        Some((argument.get_long()?.to_owned(), values.join(",")))
+    };
+    agent.get_arguments().filter_map(value).collect()
 }
 
 fn advise(error: clap::Error) -> clap::Error {
@@ -234,8 +306,18 @@ mod tests {
     }
 
     #[test]
+    fn r51_flags_are_shown_as_they_hold() {
+        let flags =
+            flags(["sluice", "agent", "--node-name=n1", "--uplink", "a,b", "--masquerade-all"]);
+        let of = |name: &str| flags.get(name).map(String::as_str);
+        assert_eq!((of("node-name"), of("uplink")), (Some("n1"), Some("a,b")));
+        assert_eq!((of("masquerade-all"), of("min-sync-period")), (Some("true"), Some("50ms")));
+        assert_eq!(of("master"), None);
+        assert!(super::flags(["sluice", "status"]).is_empty());
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 
@@ -275,6 +357,8 @@ mod tests {
             "--service-node-port-range=30000-30100",
             "--masquerade-all",
             "--allow-service-external-ips=false",
+            "--detect-local-mode=InterfaceNamePrefix",
+            "--pod-interface-name-prefix=cali",
         ])
         .expect("accepted");
         assert_eq!(args.uplink, ["eth0", "eth1", "eth2"]);
@@ -285,6 +369,8 @@ mod tests {
         let range = Word::Range("192.0.2.0/24".parse().expect("a range"));
         assert_eq!(args.nodeport_addresses, [Word::Primary, range, Word::Localhost]);
         assert_eq!(args.service_node_port_range, Some(30000..=30100));
+        assert_eq!(args.detect_local_mode, Mode::Prefix);
+        assert_eq!(args.pod_interface_name_prefix.as_deref(), Some("cali"));
         assert!(args.masquerade_all && !args.allow_service_external_ips);
     }
 
@@ -294,8 +380,11 @@ mod tests {
             (&["--hostname-override=n1"], "--node-name"),
             (&["--ipvs-sync-period", "1m"], "--min-sync-period"),
             (&["--run-firewall=true"], "NetworkPolicies"),
-            (&["--enable-ibgp=false"], "not in this version"),
-            (&["--run-router"], "accepted: false"),
+            (&["--enable-overlay=false"], "not in this version"),
+            (&["--bgp-holdtime", "2s"], "3s to 65535s"),
+            (&["--cluster-asn", "0"], "--cluster-asn"),
+            (&["--peer-router-ips", "192.0.2"], "--peer-router-ips"),
+            (&["--bgp-graceful-restart-time=2h"], "1s to 4095s"),
             (&["--enable-cni=true"], "accepted: false"),
             (&["--run-service-proxy=false"], "accepted: true"),
             (&["--xdp", "native"], "auto, off"),
@@ -306,6 +395,14 @@ mod tests {
             (&["--nodeport-addresses", "10.0.0.1"], "primary, localhost, all"),
             (&["--service-node-port-range", "30000"], "30000-32767"),
             (&["--masquerade-all=yes"], "--masquerade-all"),
+            (&["--detect-local-mode=clustercidr"], "ClusterCIDR, NodeCIDR, BridgeInterface"),
+            (&["--detect-local-mode=InterfaceNamePrefix"], "--pod-interface-name-prefix"),
+            (&["--pod-interface-name-prefix=veth"], "InterfaceNamePrefix"),
+            (
+                &["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"],
+                "kube-bridge; to change it, --bridge",
+            ),
+            (&["--detect-local-mode=NodeCIDR", "--pod-bridge-interface=cni0"], "BridgeInterface"),
             (&["--nonsense"], "--nonsense"),
         ];
         for (arguments, expected) in cases {

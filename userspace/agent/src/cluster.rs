@@ -15,7 +15,11 @@ use sluice_services::{
     AddressKind, Conflict, Family, HealthChecks, Index, Kind, Problem, ServicePortKey, State,
 };
 
+use tracing::warn;
+
+use crate::bgp::announce::{AllOverrides, Overrides};
 use crate::health::NodeState;
+use crate::plane::OwnNode;
 use crate::ranges::{ServiceRanges, Source};
 use crate::watch::Update;
 use crate::watch::object::Key;
@@ -33,9 +37,13 @@ pub struct Cluster {
     slices_listed: bool,
     node_listed: bool,
     node: NodeState,
-    addresses: Vec<IpAddr>,
+    own: OwnNode,
+    /// Whether the Node's ranges of pods matter.
+    pod_cidrs: bool,
     /// Identities of Services, for Events about them.
     uids: HashMap<Key, String>,
+    /// What their annotations say about BGP.
+    advertise: AllOverrides,
     ranges: ServiceRanges,
     node_ports: Option<RangeInclusive<u16>>,
     started: SystemTime,
@@ -94,6 +102,8 @@ pub struct Rules {
     pub service_ranges: Vec<IpNet>,
     /// `--service-node-port-range`
     pub node_ports: Option<RangeInclusive<u16>>,
+    /// Whether the Node's `spec.podCIDRs` matter (R12).
+    pub pod_cidrs: bool,
 }
 
 impl Cluster {
@@ -106,8 +116,10 @@ impl Cluster {
             slices_listed: false,
             node_listed: false,
             node: NodeState::Unknown,
-            addresses: Vec::new(),
+            own: OwnNode::default(),
+            pod_cidrs: rules.pod_cidrs,
             uids: HashMap::new(),
+            advertise: AllOverrides::new(),
             ranges: ServiceRanges::new(rules.service_ranges),
             node_ports: rules.node_ports,
             started,
@@ -121,6 +133,7 @@ impl Cluster {
         self.services_listed |= update.listed;
         for key in &update.gone {
             self.uids.remove(key);
+            self.advertise.remove(key);
             changed |= self.index.delete_service(&key.namespace, &key.name);
         }
         for service in &update.objects {
@@ -129,6 +142,15 @@ impl Cluster {
                 namespace: metadata.namespace.clone().unwrap_or_default(),
                 name: metadata.name.clone().unwrap_or_default(),
             };
+            let (overrides, problems) = Overrides::read(service);
+            for problem in problems {
+                warn!(service = %key, problem, "not used; the flags count");
+            }
+            if overrides == Overrides::default() {
+                self.advertise.remove(&key);
+            } else {
+                self.advertise.insert(key.clone(), overrides);
+            }
             self.uids.insert(key, metadata.uid.clone().unwrap_or_default());
             changed |= self.index.apply_service(service);
         }
@@ -144,6 +166,12 @@ impl Cluster {
     #[must_use]
     pub fn service_ranges(&self) -> (Vec<IpNet>, Source) {
         (self.ranges.all(), self.ranges.source())
+    }
+
+    /// What Services' annotations say about their announcement by BGP.
+    #[must_use]
+    pub fn advertise(&self) -> &AllOverrides {
+        &self.advertise
     }
 
     /// Identity of a Service, "" when there is none of this name.
@@ -182,7 +210,11 @@ impl Cluster {
             changed |= self.index.apply_node(node);
             let addresses = addresses(node);
             if !addresses.is_empty() {
-                self.addresses = addresses;
+                self.own.addresses = addresses;
+            }
+            let pod_cidrs = pod_cidrs(node);
+            if self.pod_cidrs && !pod_cidrs.is_empty() {
+                self.own.pod_cidrs = pod_cidrs;
             }
         }
         changed
@@ -209,7 +241,13 @@ impl Cluster {
     /// Addresses of the own Node as last seen: internal ones first.
     #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
+        &self.own.addresses
+    }
+
+    /// What the data plane is made for, as last seen.
+    #[must_use]
+    pub fn own_node(&self) -> &OwnNode {
+        &self.own
     }
 
     /// The state that is to be written.
@@ -318,6 +356,13 @@ fn addresses(node: &Node) -> Vec<IpAddr> {
     of("InternalIP").chain(of("ExternalIP")).collect()
 }
 
+/// The ranges that a Node's pods have their addresses from; what is none is left out.
+fn pod_cidrs(node: &Node) -> Vec<IpNet> {
+    let spec = node.spec.as_ref();
+    let all = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    all.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,7 +386,7 @@ mod tests {
 
     fn rules(service_ranges: Vec<IpNet>) -> Rules {
         let index = sluice_services::Config { node_name: "n1".to_owned(), ..Default::default() };
-        Rules { index, service_ranges, node_ports: Some(30000..=32767) }
+        Rules { index, service_ranges, node_ports: Some(30000..=32767), pod_cidrs: false }
     }
 
     fn service(ip: &str) -> Value {
@@ -381,6 +426,25 @@ mod tests {
         cluster.on_node(Update { listed: false, absent: false, gone: vec![gone], objects: vec![] });
         assert_eq!(cluster.node(), NodeState::Unknown);
         assert_eq!(text(&cluster), ["10.0.0.9", "1.2.3.4"]);
+    }
+
+    #[test]
+    fn r12_r40_ranges_of_pods_are_followed_where_they_matter() {
+        let node =
+            |ranges: Value| json!({"metadata": {"name": "n1"}, "spec": {"podCIDRs": ranges}});
+        for matter in [true, false] {
+            let rules = Rules { pod_cidrs: matter, ..rules(vec![]) };
+            let mut cluster = Cluster::new(rules, SystemTime::UNIX_EPOCH);
+            let mut seen = |ranges: Value| {
+                cluster.on_node(listed(&[node(ranges)]));
+                let ranges = cluster.own_node().pod_cidrs.iter().map(ToString::to_string);
+                ranges.collect::<Vec<_>>().join(" ")
+            };
+            let first = seen(json!(["10.244.1.0/24", "fd00:1::/64", "nonsense"]));
+            assert_eq!(first, if matter { "10.244.1.0/24 fd00:1::/64" } else { "" });
+            assert_eq!(seen(json!(null)), first, "what is not said any more holds");
+            assert_eq!(seen(json!(["10.9.0.0/24"])), if matter { "10.9.0.0/24" } else { "" });
+        }
     }
 
     #[test]

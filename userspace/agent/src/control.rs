@@ -8,7 +8,6 @@ mod done;
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,7 +25,7 @@ use crate::events::Events;
 use crate::http::service_health::Refused;
 use crate::metrics::{Change, Metrics};
 use crate::pace::Pace;
-use crate::plane::{Gone, LinkReport, PlaneHandle, SyncReport};
+use crate::plane::{Gone, LinkReport, OwnNode, PlaneHandle, SyncReport, Walked};
 use crate::ranges::Source;
 use crate::snapshot::Snapshot;
 use crate::watch::Update;
@@ -70,10 +69,10 @@ impl std::fmt::Debug for Sources {
 
 /// Something that a task has finished.
 enum Done {
-    Opened(Vec<IpAddr>, Result<(), Gone>),
+    Opened(OwnNode, Result<(), Gone>),
     Synced(Box<Synced>),
     Links(Result<LinkReport, Gone>),
-    Maintained(Result<(), Gone>),
+    Maintained(Result<Vec<Walked>, Gone>),
 }
 
 struct Synced {
@@ -93,8 +92,8 @@ pub struct Control {
     publish: watch::Sender<Snapshot>,
     pace: Pace,
     tasks: JoinSet<Done>,
-    /// Addresses that the data plane is open for.
-    open_for: Option<Vec<IpAddr>>,
+    /// What the data plane is open for.
+    open_for: Option<OwnNode>,
     opening: bool,
     open_at: Option<Instant>,
     /// From then on the data plane is opened without the Node's addresses (R37).
@@ -262,13 +261,13 @@ impl Control {
         [open, sync, links].into_iter().flatten().min()
     }
 
-    /// When to open the data plane, or open it anew for other addresses (R37, R40).
+    /// When to open the data plane, or open it anew for a Node that says something else (R37, R40).
     fn wants_open(&self, now: Instant) -> Option<Instant> {
-        let addresses = self.cluster.addresses();
+        let node = self.cluster.own_node();
         let wanted = match &self.open_for {
-            Some(open_for) if open_for == addresses => return None,
+            Some(open_for) if open_for == node => return None,
             Some(_) => now,
-            None if !addresses.is_empty() => now,
+            None if !node.addresses.is_empty() => now,
             None => self.node_wait_until,
         };
         Some(self.open_at.map_or(wanted, |again| again.max(wanted)))
@@ -297,15 +296,15 @@ impl Control {
 
     fn open(&mut self) {
         self.opening = true;
-        let addresses = self.cluster.addresses().to_vec();
-        if addresses.is_empty() {
+        let node = self.cluster.own_node().clone();
+        if node.addresses.is_empty() {
             let listed = self.cluster.is_node_listed();
             warn!(listed, "the own Node has no address known; going on without");
         }
         let plane = self.plane.clone();
         self.tasks.spawn(async move {
-            let result = plane.open(addresses.clone()).await;
-            Done::Opened(addresses, result)
+            let result = plane.open(node.clone()).await;
+            Done::Opened(node, result)
         });
     }
 

@@ -64,32 +64,14 @@ const FLAGS: &[(&str, Advice)] = &[
     ("ipvs-min-sync-period", Instead("--min-sync-period")),
     ("ipvs-scheduler", Instead("the annotation sluice.io/service.scheduler of a Service")),
     ("healthz-port", Instead("--healthz-bind-address")),
-    ("detect-local-mode", Instead("--cluster-cidr or --bridge")),
     ("cleanup", Instead("the command `sluice cleanup`")),
     ("conntrack-max-per-core", Instead("--flow-entries")),
     ("conntrack-min", Instead("--flow-entries")),
+    ("conntrack-tcp-timeout-established", Instead("nothing: 24 h, as by default there")),
+    ("conntrack-tcp-timeout-close-wait", Instead("nothing: 1 h, as by default there")),
     // Sluice, later
     ("external-traffic", Later),
-    ("enable-ibgp", Later),
-    ("nodes-full-mesh", Later),
-    ("cluster-asn", Later),
-    ("peer-router-ips", Later),
-    ("peer-router-asns", Later),
-    ("peer-router-ports", Later),
-    ("peer-router-passwords", Instead("--peer-router-passwords-file (not in this version)")),
-    ("peer-router-passwords-file", Later),
-    ("peer-router-multihop-ttl", Later),
-    ("bgp-port", Later),
-    ("bgp-holdtime", Later),
-    ("bgp-graceful-restart", Later),
-    ("bgp-graceful-restart-time", Later),
-    ("bgp-graceful-restart-deferral-time", Later),
-    ("router-id", Later),
-    ("override-nexthop", Later),
-    ("advertise-cluster-ip", Later),
-    ("advertise-external-ip", Later),
-    ("advertise-loadbalancer-ip", Later),
-    ("advertise-pod-cidr", Later),
+    ("peer-router-passwords", Instead("--peer-router-passwords-file")),
     ("enable-overlay", Later),
     ("overlay-type", Later),
     ("enable-pod-egress", Later),
@@ -101,7 +83,7 @@ const FLAGS: &[(&str, Advice)] = &[
 ];
 
 /// Commands of Sluice that a later version brings.
-pub const LATER_COMMANDS: &[&str] = &["bgp", "routes", "monitor", "top", "doctor", "cleanup"];
+pub const LATER_COMMANDS: &[&str] = &["routes", "monitor", "top", "doctor"];
 
 /// What to tell about an argument that the command line does not know, such as
 /// `--health-port=20244`; `None` for one that nobody knows.
@@ -125,7 +107,7 @@ mod tests {
             let text = advice(argument).expect("known");
             assert!(text.ends_with("--node-name"), "{text}");
         }
-        assert!(advice("--cluster-asn=64512").expect("known").contains("not in this version"));
+        assert!(advice("--enable-overlay=true").expect("known").contains("not in this version"));
         assert_eq!(advice("--nonsense"), None);
     }
 

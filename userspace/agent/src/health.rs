@@ -96,7 +96,7 @@ impl Health {
 
 /// A time as Go's `time.Time.String` writes it, which is what kube-proxy answers with; the zero
 /// time where there is none.
-fn go_time(time: Option<SystemTime>) -> String {
+pub(crate) fn go_time(time: Option<SystemTime>) -> String {
     let zero = || "0001-01-01 00:00:00 +0000 UTC".to_owned();
     let Some(time) = time else { return zero() };
     match k8s_openapi::jiff::Timestamp::try_from(time) {

@@ -1,16 +1,20 @@
-//! The node agent: watches Services, EndpointSlices and the own Node, keeps the data plane in step
+//! The node agent: watches Services, EndpointSlices and Nodes, keeps the data plane and BGP in step
 //! with them, and tells how that goes. The binary `sluice` is a thin shell around this library.
 //!
 //! An API event goes `watch` -> `cluster` (the index) -> `control` (pace, barrier) -> `plane`.
 
 #![forbid(unsafe_code)]
 
+pub mod bgp;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod conntrack;
 pub mod control;
+pub mod detector;
 pub mod events;
 pub mod flags;
+pub mod foreign;
 pub mod health;
 pub mod http;
 pub mod metrics;
@@ -28,7 +32,7 @@ use std::time::{Instant, SystemTime};
 
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -51,6 +55,9 @@ use watch::{Update, Watch, Watcher, WatcherReport};
 const UPDATE_QUEUE: usize = 1024;
 /// Health ports that cannot be opened may wait for the control loop; the rest is told next time.
 const REFUSED_QUEUE: usize = 64;
+
+/// How long sessions may take to end.
+const ROUTER_STOP: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What the agent runs on besides its configuration.
 pub struct Ground {
@@ -117,19 +124,42 @@ pub async fn run(
     tasks.spawn(Recorder::new(api, node, notes, Arc::clone(&event_counts), pace).run());
     events.starting(SystemTime::now());
 
+    let numbers = Arc::new(bgp::metrics::BgpNumbers::default());
+    let all_nodes = config
+        .bgp
+        .is_some()
+        .then(|| watch_for(&config, all_nodes_watch(), &mut tasks, &mut watches));
     let metrics = Arc::new(Metrics::new(
         config.ipv6,
         watches.clone(),
         event_counts,
         config.api.requests.clone(),
+        config.bgp.is_some().then(|| Arc::clone(&numbers)),
     ));
     let first = Snapshot {
         health: health::Health { ipv6: config.ipv6, ..health::Health::default() },
         ..Snapshot::default()
     };
     let (publish, snapshot) = tokio::sync::watch::channel(first);
-    let identity = Identity { node: config.node_name.clone(), started: Instant::now(), watches };
+    let identity = Identity {
+        node: config.node_name.clone(),
+        started: Instant::now(),
+        flags: config.flags.clone(),
+        watches,
+    };
+    let (stop_router, router_stops) = oneshot::channel::<()>();
+    let mut router = None;
+    let mut bgp = None;
+    if let (Some(settings), Some(nodes)) = (config.bgp.clone(), all_nodes) {
+        let name = config.node_name.clone();
+        let (snapshot, events) = (snapshot.clone(), events.clone());
+        let (task, handle) =
+            bgp::Router::new(settings, name, nodes, snapshot, events, Arc::clone(&numbers));
+        bgp = Some(handle);
+        router = Some(tokio::spawn(task.run(async move { drop(router_stops.await) })));
+    }
     let shown = Shown {
+        bgp,
         snapshot,
         plane: plane.clone(),
         metrics: Arc::clone(&metrics),
@@ -154,6 +184,12 @@ pub async fn run(
     let (period, wait) = (config.min_sync_period, config.node_wait);
     Control::new(cluster, plane, metrics, events, publish, period, wait).run(sources, stop).await;
 
+    drop(stop_router);
+    if let Some(router) = router
+        && tokio::time::timeout(ROUTER_STOP, router).await.is_err()
+    {
+        warn!("the router is still busy; leaving it");
+    }
     // The handles of the servers end with them, and the thread with the last handle.
     tasks.shutdown().await;
     let ended = tokio::task::spawn_blocking(move || thread.join());
@@ -175,6 +211,7 @@ fn rules(config: &Config) -> Rules {
         },
         service_ranges: config.service_ranges.clone(),
         node_ports: config.node_port_range.clone(),
+        pod_cidrs: config.pod_cidrs,
     }
 }
 
@@ -221,6 +258,17 @@ fn ranges_watch() -> Watch {
         label_selector: "",
         field_selector: String::new(),
         optional: true,
+    }
+}
+
+/// All Nodes, for their addresses and pod ranges.
+fn all_nodes_watch() -> Watch {
+    Watch {
+        resource: "nodes",
+        path: "/api/v1/nodes",
+        label_selector: "",
+        field_selector: String::new(),
+        optional: false,
     }
 }
 

@@ -2,13 +2,16 @@
 //! is something to report, 2 wrong usage.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use futures::StreamExt as _;
 use serde::Serialize;
-use sluice_agent::cli::{self, AgentArgs, Command, ViewArgs};
+use sluice_agent::bgp::view::{NeighborRow, RouteRow};
+use sluice_agent::cli::{self, AgentArgs, BgpView, Command, ViewArgs};
 use sluice_agent::config::Config;
+use sluice_agent::http::socket::StateDir;
 use sluice_agent::plane::{FlowRow, ebpf};
 use sluice_agent::views::{DropsView, ServiceRow, StatusView, ask, show};
 use sluice_agent::{Ground, run};
@@ -66,6 +69,22 @@ async fn perform(command: Command) -> anyhow::Result<ExitCode> {
             print(&view, &drops, show::drops)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bgp { what: BgpView::Neighbors(view) } => {
+            let rows: Vec<NeighborRow> = ask::get(&view.state_dir, "/bgp/neighbors").await?;
+            print(&view, &rows, |rows| sluice_agent::bgp::show::neighbors(rows))?;
+            let up = rows.iter().all(|row| row.state == "Established");
+            Ok(ExitCode::from(u8::from(!up)))
+        }
+        Command::Bgp { what: BgpView::Routes { prefix, view } } => {
+            let path = match prefix {
+                Some(prefix) => format!("/bgp/routes?within={}", encode(&prefix.to_string())),
+                None => "/bgp/routes".to_owned(),
+            };
+            let rows: Vec<RouteRow> = ask::get(&view.state_dir, &path).await?;
+            print(&view, &rows, |rows| sluice_agent::bgp::show::routes(rows))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Cleanup { bpf_dir, view } => cleanup(&bpf_dir, &view).await,
         Command::Check { json } => check(json),
     }
 }
@@ -78,7 +97,9 @@ async fn agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let config = Config::from_args(args)?;
+    let config = Config { flags: cli::flags(std::env::args_os()), ..Config::from_args(args)? };
+    sluice_agent::conntrack::settle();
+    sluice_agent::foreign::report();
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let stop = async move {
@@ -95,6 +116,28 @@ async fn agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         }
     };
     run(config, Ground { open: ebpf::opener(args), links }, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes away what an agent has left; refuses while one runs, which would make it again.
+async fn cleanup(bpf_dir: &Path, view: &ViewArgs) -> anyhow::Result<ExitCode> {
+    let state_dir = view.state_dir.exists().then(|| StateDir::take(&view.state_dir)).transpose()?;
+    // It has an event loop of its own, for which this one has to make room.
+    let mut removed = tokio::task::block_in_place(|| sluice_dataplane::cleanup(bpf_dir))?;
+    for (prefix, result) in sluice_network::routes::Kernel::open()?.remove_all().await? {
+        result.map_err(|why| anyhow!("remove the route to {prefix}: {why}"))?;
+        removed.push(format!("the route to {prefix}"));
+    }
+    if let Some(state_dir) = state_dir {
+        state_dir.remove().context("remove the state folder")?;
+        removed.push(view.state_dir.display().to_string());
+    }
+    print(view, &removed, |removed| {
+        if removed.is_empty() {
+            return "nothing to remove\n".to_owned();
+        }
+        removed.iter().map(|what| format!("removed {what}\n")).collect()
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

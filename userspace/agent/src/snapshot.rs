@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use sluice_services::{HealthChecks, State};
 
+use crate::bgp::announce::AllOverrides;
 use crate::health::Health;
 use crate::ranges::Source;
 
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub health_checks: Arc<HealthChecks>,
     /// Addresses of the own Node, internal ones first.
     pub node_addresses: Arc<Vec<IpAddr>>,
+    /// What Services' annotations say about their announcement.
+    pub advertise: Arc<AllOverrides>,
     /// The ranges of ClusterIPs, and who says so.
     pub service_ranges: (Arc<Vec<IpNet>>, Source),
     /// What the health answers are made of.

@@ -1,6 +1,5 @@
 //! The control loop's other half: what its tasks have finished, and what follows and is published.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,16 +7,19 @@ use tracing::{error, info, warn};
 
 use super::{Control, Done, OPEN_AGAIN, Synced, UNRESOLVED_AGAIN};
 use crate::cluster::Wanted;
-use crate::plane::{Gone, LinkReport, SyncReport};
+use crate::plane::{Gone, LinkReport, OwnNode, SyncReport};
 
 impl Control {
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
-            Done::Opened(addresses, result) => self.on_opened(addresses, result),
+            Done::Opened(node, result) => self.on_opened(node, result),
             Done::Synced(synced) => self.on_synced(*synced),
             Done::Links(result) => self.on_links(result),
             Done::Maintained(result) => {
                 self.maintaining = false;
+                if let Ok(walks) = &result {
+                    self.metrics.walked(walks);
+                }
                 self.on_upkeep(result.err().map(|fault| fault.to_string()));
             }
         }
@@ -38,7 +40,7 @@ impl Control {
         });
     }
 
-    fn on_opened(&mut self, addresses: Vec<IpAddr>, result: Result<(), Gone>) {
+    fn on_opened(&mut self, node: OwnNode, result: Result<(), Gone>) {
         self.opening = false;
         let now = Instant::now();
         let fault = result.err().map(|fault| fault.to_string());
@@ -47,9 +49,9 @@ impl Control {
             self.open_for = None;
             self.open_at = Some(now + OPEN_AGAIN);
         } else {
-            info!(?addresses, "the data plane is open");
+            info!(addresses = ?node.addresses, "the data plane is open");
             self.full = true;
-            self.open_for = Some(addresses);
+            self.open_for = Some(node);
             self.open_at = None;
             self.pace.changed(now);
             self.look_at_links(Duration::ZERO);
@@ -162,6 +164,10 @@ impl Control {
             snapshot.listed = listed;
             if *snapshot.node_addresses != addresses {
                 snapshot.node_addresses = Arc::new(addresses.to_vec());
+                same = false;
+            }
+            if snapshot.advertise.as_ref() != self.cluster.advertise() {
+                snapshot.advertise = Arc::new(self.cluster.advertise().clone());
                 same = false;
             }
             if *snapshot.service_ranges.0 != ranges || snapshot.service_ranges.1 != source {

@@ -157,6 +157,37 @@ impl Events {
         });
     }
 
+    /// A BGP session of this node came up or ended.
+    pub fn bgp_peer(&self, up: bool, text: &str) {
+        let (severity, reason) = match up {
+            true => (Severity::Normal, "BGPPeerUp"),
+            false => (Severity::Warning, "BGPPeerDown"),
+        };
+        self.of_node(severity, reason, text);
+    }
+
+    /// A setting of BGP that is not used as it is written.
+    pub fn bgp_problem(&self, text: &str) {
+        self.of_node(Severity::Warning, "BGPMisconfigured", text);
+    }
+
+    fn of_node(&self, severity: Severity, reason: &'static str, text: &str) {
+        self.tell(Note {
+            // As for starts: the kubelet's Events have the Node's name for its identity, too.
+            about: About {
+                kind: "Node",
+                namespace: String::new(),
+                name: self.node.clone(),
+                uid: self.node.clone(),
+            },
+            severity,
+            reason,
+            action: "Route",
+            text: text.to_owned(),
+            origin: self.node.clone(),
+        });
+    }
+
     /// Tells, or loses the note where too many wait.
     fn tell(&self, note: Note) {
         if self.queue.try_send(note).is_err() {

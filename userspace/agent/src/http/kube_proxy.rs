@@ -3,15 +3,19 @@
 
 use std::time::{Instant, SystemTime};
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
-use serde_json::Value;
+use axum::{Json, Router};
+use serde_json::{Value, json};
 
 use super::{Shown, own};
+use crate::health;
 
+/// What stands above the pages for people.
+const NOT_FOR_MACHINES: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
+     guarantees and is for debugging purposes only.\n";
 /// The one mode there is.
 const PROXY_MODE: &str = "ebpf";
 
@@ -26,7 +30,34 @@ pub fn metrics_router(shown: Shown) -> Router {
         .route("/healthz", any(|| async { "ok" }))
         .route("/proxyMode", any(|| async { PROXY_MODE }))
         .route("/metrics", get(own::metrics))
+        .route("/configz", get(configz))
+        .route("/flagz", get(flagz))
+        .route("/statusz", get(statusz))
         .with_state(shown)
+}
+
+/// The configuration as JSON: here it is the flags.
+async fn configz(State(shown): State<Shown>) -> Response {
+    Json(json!({ "sluice": shown.identity.flags })).into_response()
+}
+
+/// The flags as lines of text, in the form of Kubernetes' components (KEP-4828).
+async fn flagz(State(shown): State<Shown>) -> String {
+    let lines = shown.identity.flags.iter().map(|(name, value)| format!("{name}={value}\n"));
+    format!("\nsluice flagz\n{NOT_FOR_MACHINES}\n{}", lines.collect::<String>())
+}
+
+/// What runs, since when, and what there is to ask (KEP-4827).
+async fn statusz(State(shown): State<Shown>) -> String {
+    let up = shown.identity.started.elapsed();
+    let started = SystemTime::now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH);
+    format!(
+        "\nsluice statusz\n{NOT_FOR_MACHINES}\nStarted: {}\nUp: {} s\nBinary version: {}\n\
+         Paths: /configz /flagz /healthz /metrics /proxyMode /statusz\n",
+        health::go_time(Some(started)),
+        up.as_secs(),
+        env!("CARGO_PKG_VERSION"),
+    )
 }
 
 async fn healthz(State(shown): State<Shown>) -> Response {

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::bgp::BgpHandle;
 use crate::metrics::Metrics;
 use crate::plane::PlaneHandle;
 use crate::snapshot::Snapshot;
@@ -28,6 +29,8 @@ const BIND_AGAIN: Duration = Duration::from_secs(5);
 pub struct Shown {
     /// What the control loop publishes.
     pub snapshot: watch::Receiver<Snapshot>,
+    /// The router; `None` without it.
+    pub bgp: Option<BgpHandle>,
     /// The data plane.
     pub plane: PlaneHandle,
     /// The metrics.

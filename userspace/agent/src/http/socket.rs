@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use ipnet::IpNet;
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tracing::warn;
@@ -91,6 +92,27 @@ impl StateDir {
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fault("chmod"))?;
         Ok(listener)
     }
+
+    /// Removes the folder with what agents keep there; it stays if there is something else in it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(self) -> Result<(), StateDirError> {
+        let Some(folder) = self.socket.parent().map(Path::to_owned) else { return Ok(()) };
+        let lock = folder.join(LOCK);
+        let fault = |operation, path: &Path| {
+            let path = path.to_owned();
+            move |source| StateDirError::System { operation, path, source }
+        };
+        std::fs::remove_file(&lock).map_err(fault("remove", &lock))?;
+        drop(self);
+        match std::fs::remove_dir(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+                Err(fault("remove", &folder)(error))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Drop for StateDir {
@@ -110,6 +132,8 @@ pub fn router(shown: Shown) -> Router {
         .route("/services", get(services))
         .route("/flows", get(flows))
         .route("/drops", get(drops))
+        .route("/bgp/neighbors", get(bgp_neighbors))
+        .route("/bgp/routes", get(bgp_routes))
         .with_state(shown)
 }
 
@@ -144,6 +168,40 @@ async fn drops(State(shown): State<Shown>) -> Response {
     answer(shown.plane.counters().await.map(build::drops))
 }
 
+async fn bgp_neighbors(State(shown): State<Shown>) -> Response {
+    match &shown.bgp {
+        Some(bgp) => bgp_answer(bgp.neighbors().await),
+        None => no_router(),
+    }
+}
+
+#[derive(Deserialize)]
+struct RoutesQuery {
+    within: Option<String>,
+}
+
+async fn bgp_routes(State(shown): State<Shown>, Query(query): Query<RoutesQuery>) -> Response {
+    let within: Option<IpNet> = match query.within.as_deref().map(str::parse).transpose() {
+        Ok(within) => within,
+        Err(fault) => return (StatusCode::BAD_REQUEST, format!("{fault}")).into_response(),
+    };
+    match &shown.bgp {
+        Some(bgp) => bgp_answer(bgp.routes(within).await),
+        None => no_router(),
+    }
+}
+
+fn no_router() -> Response {
+    (StatusCode::NOT_FOUND, "the agent runs with --run-router=false").into_response()
+}
+
+fn bgp_answer<T: serde::Serialize>(result: Option<T>) -> Response {
+    match result {
+        Some(value) => Json(value).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the router has ended").into_response(),
+    }
+}
+
 fn answer<T: serde::Serialize>(result: Result<T, Gone>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
@@ -170,6 +228,12 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop((listener, first));
         assert!(!socket.exists(), "removed with the agent");
-        StateDir::take(folder.path()).expect("free again");
+        // A process that another test has just started holds the lock until it becomes its program.
+        let mut tries = 0;
+        while let Err(taken) = StateDir::take(folder.path()) {
+            assert!(tries < 100, "free again: {taken}");
+            tries += 1;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 }

@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use sluice_dataplane::Walked;
 use sluice_services::{Family as IpFamily, ServicePort, State};
 
 use super::{Change, Labels, count, unix_seconds};
@@ -55,6 +56,8 @@ pub(super) struct KubeProxy {
     service_pending: Gauge,
     endpoint_pending: Gauge,
     no_local_endpoints: Family<Labels, Gauge>,
+    walks: Histograms,
+    removed: Family<Labels, Counter>,
     healthz: Family<Labels, Counter>,
     livez: Family<Labels, Counter>,
 }
@@ -74,6 +77,8 @@ impl KubeProxy {
             service_pending: Gauge::default(),
             endpoint_pending: Gauge::default(),
             no_local_endpoints: Family::default(),
+            walks: histograms(),
+            removed: Family::default(),
             healthz: Family::default(),
             livez: Family::default(),
         };
@@ -122,6 +127,16 @@ impl KubeProxy {
             "Service ports with a Local traffic policy and endpoints on other nodes only",
             self.no_local_endpoints.clone(),
         );
+        kp.register(
+            "conntrack_reconciler_sync_duration_seconds",
+            "Duration of walks through the flows",
+            self.walks.clone(),
+        );
+        kp.register(
+            "conntrack_reconciler_deleted_entries",
+            "Flow entries that walks removed since they were over",
+            self.removed.clone(),
+        );
         kp.register("proxy_healthz", "Answers of /healthz by code", self.healthz.clone());
         kp.register("proxy_livez", "Answers of /livez by code", self.livez.clone());
     }
@@ -154,6 +169,14 @@ impl KubeProxy {
         for trigger in new {
             let programming = self.programming.get_or_create(&label(trigger.family));
             programming.observe(trigger.waited(clock).as_secs_f64());
+        }
+    }
+
+    pub(super) fn walked(&self, walks: &[Walked]) {
+        for walk in walks {
+            let labels = label(walk.family);
+            self.walks.get_or_create(&labels).observe(walk.took.as_secs_f64());
+            self.removed.get_or_create(&labels).inc_by(walk.removed);
         }
     }
 

@@ -17,9 +17,10 @@ use prometheus_client::registry::Registry;
 
 use sluice_services::State;
 
+use crate::bgp::metrics::{BgpCollector, BgpNumbers};
 use crate::cluster::Trigger;
 use crate::events::EventCounts;
-use crate::plane::{PlaneStatus, ReasonCount, SyncReport};
+use crate::plane::{PlaneStatus, ReasonCount, SyncReport, Walked};
 use crate::watch::{Requests, WatcherReport};
 use kube_proxy::{KubeProxy, sync_buckets};
 use outside::Outside;
@@ -59,6 +60,7 @@ impl Metrics {
         watches: Vec<(&'static str, Arc<WatcherReport>)>,
         events: Arc<EventCounts>,
         requests: Requests,
+        bgp: Option<Arc<BgpNumbers>>,
     ) -> Self {
         let mut registry = Registry::default();
         let help = "Requests to the API server by code, method and host";
@@ -78,6 +80,10 @@ impl Metrics {
             kube_proxy,
         };
         metrics.register_own();
+        if let Some(bgp) = bgp {
+            let own = metrics.registry.sub_registry_with_prefix("sluice");
+            own.register_collector(Box::new(BgpCollector(bgp)));
+        }
         metrics
     }
 
@@ -161,6 +167,11 @@ impl Metrics {
         self.kube_proxy.set_no_local_endpoints(state);
     }
 
+    /// Walks through the flows have come to their end.
+    pub fn walked(&self, walks: &[Walked]) {
+        self.kube_proxy.walked(walks);
+    }
+
     /// kube-proxy's health endpoint answered.
     pub fn health_answered(&self, live: bool, code: u16) {
         self.kube_proxy.health_answered(live, code);
@@ -209,7 +220,8 @@ mod tests {
         report.restarts.store(3, Ordering::Relaxed);
         let events = Arc::new(EventCounts::default());
         events.lost.store(4, Ordering::Relaxed);
-        let metrics = Metrics::new(true, vec![("services", report)], events, Requests::default());
+        let metrics =
+            Metrics::new(true, vec![("services", report)], events, Requests::default(), None);
         let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         metrics.changed(Change::Endpoints, 2, clock);
         metrics.sync_failed();
@@ -248,6 +260,19 @@ mod tests {
     }
 
     #[test]
+    fn walks_through_the_flows_are_counted_by_family() {
+        let metrics = Metrics::new(true, vec![], Arc::default(), Requests::default(), None);
+        let family = sluice_services::Family::V6;
+        let walk = Walked { family, removed: 3, took: Duration::from_millis(1_500) };
+        metrics.walked(&[walk, Walked { removed: 4, ..walk }]);
+        let text = metrics.render(vec![], None).expect("renders");
+        for (name, value) in [("deleted_entries_total", 7.0), ("sync_duration_seconds_sum", 3.0)] {
+            let name = format!("kubeproxy_conntrack_reconciler_{name}{{ip_family=\"IPv6\"}}");
+            assert_eq!(sample(&text, &name), Some(value), "{text}");
+        }
+    }
+
+    #[test]
     fn no_local_endpoints_counts_ports_by_the_policy_that_drops() {
         let mut index = sluice_services::Index::new(sluice_services::Config {
             node_name: "n1".to_owned(),
@@ -277,7 +302,7 @@ mod tests {
                 "ports": [{"name": "", "port": 8080}]});
             index.apply_slice(&serde_json::from_value(slice).expect("a slice"));
         }
-        let metrics = Metrics::new(false, vec![], Arc::default(), Requests::default());
+        let metrics = Metrics::new(false, vec![], Arc::default(), Requests::default(), None);
         metrics.set_state(&index.state());
         let text = metrics.render(vec![], None).expect("renders");
         let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";

@@ -1,16 +1,15 @@
 //! The real data plane behind the agent's boundary.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_abi::Reason;
-use sluice_dataplane::{Dataplane, Error, Options, TcpState, find_cgroup};
+use sluice_dataplane::{ConnectionState, Dataplane, Error, Options, Walked, find_cgroup};
 use sluice_services::State;
 
 use super::{
-    Attachment, FlowRow, LinkReport, OpenPlane, Plane, PlaneError, PlaneStatus, ReasonCount,
-    SyncReport,
+    Attachment, FlowRow, LinkReport, OpenPlane, OwnNode, Plane, PlaneError, PlaneStatus,
+    ReasonCount, SyncReport,
 };
 use crate::cli::AgentArgs;
 use crate::nodeports::NodePortAddresses;
@@ -35,13 +34,14 @@ impl From<Error> for PlaneError {
 pub fn opener(args: &AgentArgs) -> OpenPlane {
     let args = args.clone();
     let nodeports = NodePortAddresses::new(args.nodeport_addresses.clone());
-    if nodeports.names_loopback() && options(&args, &[]).cgroup.is_none() {
+    if nodeports.names_loopback() && options(&args, &OwnNode::default()).cgroup.is_none() {
         tracing::warn!("node ports on loopback addresses need --cgroup: they are not served");
     }
-    Box::new(move |addresses: &[IpAddr]| Ok(Box::new(Dataplane::open(options(&args, addresses))?)))
+    Box::new(move |node: &OwnNode| Ok(Box::new(Dataplane::open(options(&args, node))?)))
 }
 
-fn options(args: &AgentArgs, addresses: &[IpAddr]) -> Options {
+fn options(args: &AgentArgs, node: &OwnNode) -> Options {
+    let OwnNode { addresses, pod_cidrs } = node;
     let nodeports = NodePortAddresses::new(args.nodeport_addresses.clone());
     Options {
         bpf_dir: args.bpf_dir.clone(),
@@ -49,6 +49,8 @@ fn options(args: &AgentArgs, addresses: &[IpAddr]) -> Options {
         uplinks: args.uplink.clone(),
         node_addresses: addresses.to_vec(),
         cluster_cidrs: args.cluster_cidr.clone(),
+        local_pods: args.detect_local_mode.local_pods(&args.cluster_cidr, pod_cidrs),
+        pod_prefix: args.pod_interface_name_prefix.clone(),
         node_port_ranges: nodeports.ranges(addresses),
         cgroup: match &args.cgroup {
             Some(folder) if folder.as_os_str() == "none" => None,
@@ -84,7 +86,7 @@ impl Plane for Dataplane {
         })
     }
 
-    fn maintain(&mut self, budget: usize) -> Result<(), PlaneError> {
+    fn maintain(&mut self, budget: usize) -> Result<Vec<Walked>, PlaneError> {
         Ok(Self::maintain(self, budget)?)
     }
 
@@ -98,7 +100,7 @@ impl Plane for Dataplane {
                 frontend: flow.frontend.to_string(),
                 backend: flow.backend.to_string(),
                 source: flow.source.to_string(),
-                state: state_name(flow.tcp).to_owned(),
+                state: state_name(flow.connection).to_owned(),
                 idle_s: flow.idle.as_secs_f64(),
             })
             .collect())
@@ -138,13 +140,13 @@ impl Plane for Dataplane {
     }
 }
 
-fn state_name(tcp: Option<TcpState>) -> &'static str {
+fn state_name(tcp: Option<ConnectionState>) -> &'static str {
     match tcp {
         None => "-",
-        Some(TcpState::Opening) => "opening",
-        Some(TcpState::Established) => "established",
-        Some(TcpState::Closing) => "closing",
-        Some(TcpState::Closed) => "closed",
+        Some(ConnectionState::Opening) => "opening",
+        Some(ConnectionState::Established) => "established",
+        Some(ConnectionState::Closing) => "closing",
+        Some(ConnectionState::Closed) => "closed",
     }
 }
 
@@ -161,7 +163,8 @@ mod tests {
                 panic!("{flags:?}")
             };
             let addresses = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().expect("one"));
-            let options = options(&args, &addresses);
+            let node = OwnNode { addresses: addresses.to_vec(), pod_cidrs: Vec::new() };
+            let options = options(&args, &node);
             let ranges = options.node_port_ranges.iter().map(ToString::to_string).collect();
             (options.masquerade_all, ranges)
         };

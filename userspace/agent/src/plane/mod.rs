@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sluice_services::State;
 
+pub use sluice_dataplane::Walked;
 pub use thread::{Gone, PlaneHandle};
 
 /// A failed operation of the data plane, for the log.
@@ -118,11 +119,12 @@ pub trait Plane: Send {
     /// # Errors
     /// When the links cannot be read or attached to.
     fn reconcile_links(&mut self) -> Result<LinkReport, PlaneError>;
-    /// Expires flows and frees what is no longer used, looking at `budget` entries at most.
+    /// Expires flows and frees what is no longer used, looking at `budget` entries at most. Returns the
+    /// walks through the flows that came to their end.
     ///
     /// # Errors
     /// When a map cannot be read or written.
-    fn maintain(&mut self, budget: usize) -> Result<(), PlaneError>;
+    fn maintain(&mut self, budget: usize) -> Result<Vec<Walked>, PlaneError>;
     /// Up to `limit` flows.
     ///
     /// # Errors
@@ -137,5 +139,14 @@ pub trait Plane: Send {
     fn status(&self) -> PlaneStatus;
 }
 
-/// Opens a data plane for a node with these addresses; called again when they change (R40).
-pub type OpenPlane = Box<dyn FnMut(&[IpAddr]) -> Result<Box<dyn Plane>, PlaneError> + Send>;
+/// What the own Node says that the data plane is made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnNode {
+    /// Its addresses, internal ones first.
+    pub addresses: Vec<IpAddr>,
+    /// Its `spec.podCIDRs`, where they matter (R12).
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// Opens a data plane for a node; called again when the Node says something else (R40).
+pub type OpenPlane = Box<dyn FnMut(&OwnNode) -> Result<Box<dyn Plane>, PlaneError> + Send>;

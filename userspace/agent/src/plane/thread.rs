@@ -1,6 +1,5 @@
 //! The thread that owns the data plane, and the handle that others speak to it through.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -8,7 +7,8 @@ use sluice_services::State;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    FlowRow, LinkReport, OpenPlane, Plane, PlaneError, PlaneStatus, ReasonCount, SyncReport,
+    FlowRow, LinkReport, OpenPlane, OwnNode, Plane, PlaneError, PlaneStatus, ReasonCount,
+    SyncReport, Walked,
 };
 
 /// Commands that may wait for the thread.
@@ -63,15 +63,15 @@ pub fn start(open: OpenPlane) -> std::io::Result<(PlaneHandle, std::thread::Join
 }
 
 impl PlaneHandle {
-    /// Opens the data plane, or opens it anew with other addresses. What it forwards stays.
+    /// Opens the data plane, or opens it anew for a Node that says something else. What it forwards stays.
     ///
     /// # Errors
     /// When it could not be opened; an earlier one is closed then, its pins go on forwarding.
-    pub async fn open(&self, addresses: Vec<IpAddr>) -> Result<(), Gone> {
+    pub async fn open(&self, node: OwnNode) -> Result<(), Gone> {
         self.run(move |owner| {
             // Two at once would both believe that the pins are theirs.
             owner.plane = None;
-            owner.plane = Some((owner.open)(&addresses)?);
+            owner.plane = Some((owner.open)(&node)?);
             Ok(())
         })
         .await
@@ -107,7 +107,7 @@ impl PlaneHandle {
     ///
     /// # Errors
     /// See [`Gone`].
-    pub async fn maintain(&self, budget: usize) -> Result<(), Gone> {
+    pub async fn maintain(&self, budget: usize) -> Result<Vec<Walked>, Gone> {
         self.with(move |plane| plane.maintain(budget)).await
     }
 

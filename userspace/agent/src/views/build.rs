@@ -1,5 +1,6 @@
 //! Makes views from what the agent publishes. Pure.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
@@ -20,6 +21,8 @@ pub struct Identity {
     pub node: String,
     /// When the agent started.
     pub started: Instant,
+    /// The flags that it runs by, with their values.
+    pub flags: BTreeMap<String, String>,
     /// The watches and their counters.
     pub watches: Vec<(&'static str, Arc<WatcherReport>)>,
 }
@@ -122,6 +125,8 @@ fn row(key: &ServicePortKey, port: &ServicePort) -> ServiceRow {
         external_policy: policy(port.external_local),
         scheduler: match port.scheduler {
             Scheduler::Random => "random",
+            Scheduler::LeastConnections => "least connections",
+            Scheduler::SourceHash => "source hash",
             Scheduler::Maglev => "maglev",
         }
         .to_owned(),
@@ -136,6 +141,7 @@ fn backend(backend: &Backend) -> BackendRow {
         endpoint: std::net::SocketAddr::new(backend.address, backend.port).to_string(),
         local: backend.local,
         serving: backend.serving,
+        weight: backend.weight,
     }
 }
 
@@ -210,15 +216,24 @@ mod tests {
     fn a_row_says_what_a_connection_meets() {
         let rows = services(&state(), None);
         assert_eq!(rows[0].verdict, "served");
-        let expected =
-            BackendRow { endpoint: "10.1.0.5:8080".to_owned(), local: true, serving: true };
+        let expected = BackendRow {
+            endpoint: "10.1.0.5:8080".to_owned(),
+            local: true,
+            serving: true,
+            weight: 1,
+        };
         assert_eq!(rows[0].backends, [expected]);
         assert_eq!((rows[1].verdict.as_str(), rows[1].backends.len()), ("refused", 0));
     }
 
     #[test]
     fn status_of_an_agent_that_has_not_listed_anything() {
-        let identity = Identity { node: "n1".to_owned(), started: Instant::now(), watches: vec![] };
+        let identity = Identity {
+            node: "n1".to_owned(),
+            started: Instant::now(),
+            flags: BTreeMap::new(),
+            watches: vec![],
+        };
         let snapshot = Snapshot { open: true, ..Snapshot::default() };
         let view = status(&identity, &snapshot, None, Instant::now(), SystemTime::now());
         assert!(!view.ready && view.healthy);

@@ -104,7 +104,7 @@ pub struct ServiceRow {
     pub internal_policy: String,
     /// `cluster` or `local` (externalTrafficPolicy).
     pub external_policy: String,
-    /// `random` or `maglev`.
+    /// `random`, `least connections`, `source hash` or `maglev`.
     pub scheduler: String,
     /// Session affinity in seconds.
     pub affinity_s: Option<u32>,
@@ -132,6 +132,8 @@ pub struct BackendRow {
     pub local: bool,
     /// Whether it is serving.
     pub serving: bool,
+    /// Its share of the new connections, relative to the others'.
+    pub weight: u8,
 }
 
 /// Answer of `sluice drops`.

@@ -153,7 +153,11 @@ pub fn services(rows: &[ServiceRow], detail: bool) -> String {
         for backend in &row.backends {
             let local = if backend.local { " local" } else { "" };
             let serving = if backend.serving { "" } else { " not serving" };
-            let _ = writeln!(text, "  {}{local}{serving}", backend.endpoint);
+            let weight = match backend.weight {
+                1 => String::new(),
+                weight => format!(" weight {weight}"),
+            };
+            let _ = writeln!(text, "  {}{local}{serving}{weight}", backend.endpoint);
         }
     }
     text

@@ -58,6 +58,16 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The kubeconfig's cluster is behind a proxy.
+    #[error(
+        "kubeconfig {path}: proxy-url {url}: proxies are not supported, the API server must be reachable from the node"
+    )]
+    Proxy {
+        /// The file.
+        path: PathBuf,
+        /// The proxy.
+        url: String,
+    },
     /// Credentials or certificates cannot be used.
     #[error("API client: {0}")]
     Client(#[source] Box<kube::Error>),
@@ -82,9 +92,12 @@ impl ApiAccess {
             (Some(path), _) => {
                 let fault = |source| ClientError::Kubeconfig { path: path.clone(), source };
                 let file = Kubeconfig::read_from(path).map_err(fault)?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                    .await
-                    .map_err(fault)
+                if let Some(url) = proxy(&file) {
+                    return Err(ClientError::Proxy { path: path.clone(), url: url.to_owned() });
+                }
+                let config =
+                    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+                Ok(direct(config.map_err(fault)?))
             }
             (None, Some(master)) => match Config::incluster() {
                 Ok(config) => Ok(config),
@@ -94,6 +107,21 @@ impl ApiAccess {
             (None, None) => Ok(Config::incluster()?),
         }
     }
+}
+
+/// The proxy that a kubeconfig names for its current context.
+fn proxy(file: &Kubeconfig) -> Option<&str> {
+    let name = file.current_context.as_ref()?;
+    let context = file.contexts.iter().find(|context| context.name == *name)?.context.as_ref()?;
+    let cluster = file.clusters.iter().find(|cluster| cluster.name == context.cluster)?;
+    cluster.cluster.as_ref()?.proxy_url.as_deref().filter(|url| !url.is_empty())
+}
+
+/// Without the environment's HTTPS_PROXY, which kube takes over and NO_PROXY does not undo: on a node
+/// it is there for the pulling of images.
+fn direct(mut config: Config) -> Config {
+    config.proxy_url = None;
+    config
 }
 
 fn parse_url(text: &str) -> Result<axum::http::Uri, ClientError> {
@@ -108,10 +136,6 @@ fn parse_url(text: &str) -> Result<axum::http::Uri, ClientError> {
 fn build(config: Config, requests: &Requests) -> kube::Result<Client> {
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let count = Count { requests: requests.clone(), host };
-    if config.proxy_url.is_some() {
-        let client = kube::client::ClientBuilder::try_from(config)?;
-        return Ok(client.with_layer(&count).build());
-    }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -149,5 +173,46 @@ mod tests {
             ApiAccess { kubeconfig: Some("/nonexistent/config".into()), ..ApiAccess::default() };
         let error = access.connect().await.err().expect("refused").to_string();
         assert!(error.contains("/nonexistent/config"), "{error}");
+    }
+
+    /// Two clusters, one of them behind a proxy; `current` is the context.
+    fn kubeconfig(current: &str) -> String {
+        format!(
+            "current-context: {current}\n\
+             contexts:\n\
+             - {{name: near, context: {{cluster: near}}}}\n\
+             - {{name: far, context: {{cluster: far}}}}\n\
+             clusters:\n\
+             - {{name: near, cluster: {{server: 'http://192.0.2.1:8080', proxy-url: ''}}}}\n\
+             - {{name: far, cluster: {{server: 'http://192.0.2.1:8080', \
+                proxy-url: 'http://192.0.2.9:3128'}}}}\n"
+        )
+    }
+
+    fn parsed(current: &str) -> Kubeconfig {
+        Kubeconfig::from_yaml(&kubeconfig(current)).expect("a kubeconfig")
+    }
+
+    #[tokio::test]
+    async fn a_proxy_of_the_kubeconfig_is_refused_by_name_and_others_do_not_count() {
+        assert_eq!(proxy(&parsed("near")), None);
+        assert_eq!(proxy(&parsed("far")), Some("http://192.0.2.9:3128"));
+
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("config");
+        std::fs::write(&path, kubeconfig("far")).expect("written");
+        let access = ApiAccess { kubeconfig: Some(path), ..ApiAccess::default() };
+        let error = access.connect().await.err().expect("refused").to_string();
+        assert!(error.contains("proxy-url http://192.0.2.9:3128"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_of_the_environment_is_not_used() {
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(parsed("far"), &options).await;
+        // What kube makes of the environment is in the same place.
+        let config = config.expect("a configuration");
+        assert!(config.proxy_url.is_some());
+        assert_eq!(direct(config).proxy_url, None);
     }
 }

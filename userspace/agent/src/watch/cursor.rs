@@ -156,6 +156,9 @@ pub struct Cursor {
     phase: Phase,
     /// Last version seen; `None` asks for the newest state.
     version: Option<String>,
+    /// The connection was lost since the last list. Meanwhile an older state may have been restored,
+    /// whose versions have passed ours: then the server takes our version for one of its own (K32).
+    doubtful: bool,
     streaming: bool,
     paging: bool,
     cut_streams: u32,
@@ -171,6 +174,7 @@ impl Default for Cursor {
         Self {
             phase: Phase::Stream,
             version: None,
+            doubtful: false,
             streaming: true,
             paging: true,
             cut_streams: 0,
@@ -245,9 +249,16 @@ impl Cursor {
         matches!(self.phase, Phase::Stream | Phase::List { .. })
     }
 
+    /// Whether the next watch is to be short, since a list will follow it.
+    #[must_use]
+    pub fn doubtful(&self) -> bool {
+        self.doubtful
+    }
+
     fn listed(&mut self, resource_version: String, leave: bool) -> Reaction {
         self.phase = Phase::Watch;
         self.version = Some(resource_version);
+        self.doubtful = false;
         self.paging = true;
         self.cut_streams = 0;
         self.errors_since = None;
@@ -272,6 +283,8 @@ impl Cursor {
                 let pause = self.backoff(now, jitter);
                 Reaction { pause, leave: true, why: "empty watch", ..Reaction::default() }
             }
+            // Not at once after the loss: then all nodes would list at the same time (K9).
+            Phase::Watch if self.doubtful => self.relist("", Duration::ZERO),
             Phase::Watch => Reaction { leave: true, ..Reaction::default() },
             Phase::Stream => self.cut_initial("initial events cut short", now, jitter),
             Phase::List { .. } | Phase::Probe => self.lost(now, jitter),
@@ -297,6 +310,7 @@ impl Cursor {
             }
             Phase::Watch | Phase::Probe => {
                 self.phase = Phase::Probe;
+                self.doubtful = true;
                 Reaction {
                     pause,
                     leave: true,

@@ -264,6 +264,22 @@ fn k32_after_a_lost_connection_the_server_is_asked_whether_it_knows_our_version(
 }
 
 #[test]
+fn k32_a_watch_after_a_lost_connection_ends_in_a_list() {
+    let end = || Event::Eof { lived: s(30), lines: 1 };
+    let mut cursor = watching();
+    cursor.on(Event::Lost, Instant::now(), 0.0);
+    cursor.on(Event::Known, Instant::now(), 0.0);
+    assert!(cursor.doubtful());
+    let reaction = cursor.on(end(), Instant::now(), 0.0);
+    assert!(reaction.discard && reaction.why.is_empty());
+    assert_eq!(cursor.request(), Request::Stream { not_older_than: Some(rv("10")) });
+    cursor.on(Event::InitialEnd { resource_version: rv("20") }, Instant::now(), 0.0);
+    assert!(!cursor.doubtful());
+    cursor.on(end(), Instant::now(), 0.0);
+    assert_eq!(cursor.request(), Request::Watch { from: rv("20") }, "one list is enough");
+}
+
+#[test]
 fn every_fourth_failure_to_connect_reads_the_configuration_anew() {
     let (mut cursor, t) = (watching(), Instant::now());
     let anew: Vec<bool> = (0..8).map(|_| cursor.on(Event::Lost, t, 0.0).reconnect).collect();

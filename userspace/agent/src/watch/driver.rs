@@ -50,6 +50,12 @@ pub struct WatcherReport {
 /// upgraded.
 const ABSENT_AGAIN: Duration = Duration::from_secs(300);
 
+/// A watch before which the connection was lost lasts up to so much of the shortest one: up to a
+/// minute, over which the lists of all nodes are spread that follow.
+const DOUBTFUL_PART: f64 = 0.2;
+/// It must not count as a watch that ended at once.
+const DOUBTFUL_MIN: Duration = Duration::from_millis(1_500);
+
 /// Watches one type of objects until its channel closes.
 #[derive(Debug)]
 pub struct Watcher<T> {
@@ -343,6 +349,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Watcher<T> {
     }
 
     fn watch_length(&self) -> Duration {
+        if self.cursor.doubtful() {
+            let length = self.timing.watch_min.mul_f64(DOUBTFUL_PART * rand::random::<f64>());
+            return length.max(DOUBTFUL_MIN);
+        }
         let span = self.timing.watch_max.saturating_sub(self.timing.watch_min);
         self.timing.watch_min + span.mul_f64(rand::random())
     }

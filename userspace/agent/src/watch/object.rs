@@ -9,8 +9,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Annotations longer than this, in bytes, are dropped on arrival: the agent reads short ones only.
+/// Annotations longer than this, in bytes, are dropped on arrival unless they are for the agent.
 const MAX_ANNOTATION_BYTES: usize = 4096;
+/// Prefix of annotations for the agent. Some are long (weights); the API's bound, 256 KiB, holds.
+const OWN_ANNOTATIONS: &str = "sluice.io/";
 /// Marks the bookmark that ends the initial events (K15).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -245,7 +247,8 @@ fn strip(object: &mut Value) {
         if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
             annotations.retain(|name, value| {
                 name != "kubectl.kubernetes.io/last-applied-configuration"
-                    && value.as_str().is_none_or(|text| text.len() <= MAX_ANNOTATION_BYTES)
+                    && (name.starts_with(OWN_ANNOTATIONS)
+                        || value.as_str().is_none_or(|text| text.len() <= MAX_ANNOTATION_BYTES))
             });
         }
     }
@@ -352,7 +355,7 @@ mod tests {
         let huge = "x".repeat(5 << 20);
         let event = serde_json::json!({"type": "ADDED", "object": {"metadata": {
             "name": "a", "namespace": "d", "managedFields": [{"manager": "m"}],
-            "annotations": {"big": huge, "sluice.io/service.scheduler": "mh",
+            "annotations": {"big": huge, "sluice.io/service.weights": "web-1=2,".repeat(1000),
                 "kubectl.kubernetes.io/last-applied-configuration": "{}"}}}});
         let Line::Upsert(item) = line::<Service>(event.to_string().as_bytes()) else {
             panic!("not an upsert")
@@ -360,6 +363,6 @@ mod tests {
         let metadata = item.object.expect("decodes").metadata;
         assert!(metadata.managed_fields.is_none_or(|fields| fields.is_empty()));
         let kept = metadata.annotations.unwrap_or_default();
-        assert_eq!(kept.keys().collect::<Vec<_>>(), ["sluice.io/service.scheduler"]);
+        assert_eq!(kept.keys().collect::<Vec<_>>(), ["sluice.io/service.weights"]);
     }
 }

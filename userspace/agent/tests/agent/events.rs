@@ -50,7 +50,7 @@ async fn problems_of_a_service_are_told_once_whoever_sees_them() {
     assert_eq!(event["involvedObject"]["name"], json!("web"));
     assert_eq!(event["involvedObject"]["uid"], web["metadata"]["uid"]);
     let text = event["message"].as_str().expect("a text");
-    assert!(text.contains("fastest") && text.contains("rr, mh"), "{text}");
+    assert!(text.contains("fastest") && text.contains("rr, lc, sh, mh"), "{text}");
 
     // The agent of another node sees the same.
     rig.stop().await;

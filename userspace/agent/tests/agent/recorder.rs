@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sluice_agent::plane::{
-    Attachment, FlowRow, LinkReport, OpenPlane, Plane, PlaneError, PlaneStatus, ReasonCount,
-    SyncReport,
+    Attachment, FlowRow, LinkReport, OpenPlane, OwnNode, Plane, PlaneError, PlaneStatus,
+    ReasonCount, SyncReport, Walked,
 };
 use sluice_services::State;
 
@@ -15,6 +15,8 @@ use sluice_services::State;
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) opened: Vec<Vec<IpAddr>>,
+    /// Of each time.
+    pub(crate) pod_cidrs: Vec<Vec<IpNet>>,
     pub(crate) closed: usize,
     pub(crate) states: Vec<Arc<State>>,
     /// Ranges of ClusterIPs in force at the last sync.
@@ -50,13 +52,14 @@ impl Recorder {
 
     pub(crate) fn opener(&self) -> OpenPlane {
         let recorder = self.clone();
-        Box::new(move |addresses: &[IpAddr]| {
+        Box::new(move |node: &OwnNode| {
             let mut record = recorder.record();
             if record.fail_opens > 0 {
                 record.fail_opens -= 1;
                 return Err(PlaneError("open: told to fail".to_owned()));
             }
-            record.opened.push(addresses.to_vec());
+            record.opened.push(node.addresses.clone());
+            record.pod_cidrs.push(node.pod_cidrs.clone());
             Ok(Box::new(Recording(recorder.clone())))
         })
     }
@@ -100,14 +103,14 @@ impl Plane for Recording {
         Ok(LinkReport { unresolved_pods: record.unresolved, ..LinkReport::default() })
     }
 
-    fn maintain(&mut self, _budget: usize) -> Result<(), PlaneError> {
+    fn maintain(&mut self, _budget: usize) -> Result<Vec<Walked>, PlaneError> {
         let mut record = self.0.record();
         record.maintained += 1;
         if record.fail_upkeep > 0 {
             record.fail_upkeep -= 1;
             return Err(PlaneError("maintain: told to fail".to_owned()));
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     fn flows(&mut self, limit: usize) -> Result<Vec<FlowRow>, PlaneError> {

@@ -75,6 +75,7 @@ impl Rig {
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).expect("a kubeconfig");
         let config = Config {
+            flags: [("node-name".to_owned(), NODE.to_owned())].into(),
             node_name: NODE.to_owned(),
             api: ApiAccess { kubeconfig: Some(kubeconfig), ..ApiAccess::default() },
             state_dir: folder.path().join("state"),
@@ -84,10 +85,12 @@ impl Rig {
             service_ranges: vec![],
             nodeports: NodePortAddresses::default(),
             node_port_range: None,
+            pod_cidrs: false,
             external_ips: true,
             min_sync_period: Duration::from_millis(10),
             node_wait: Duration::from_secs(30),
             ipv6: true,
+            bgp: None,
             timing: timing(),
         };
         let (links, _) = mpsc::unbounded_channel();

@@ -91,6 +91,14 @@ async fn r51_kube_proxys_metrics_address() {
         let (code, _, body) = rig.get(address, path).await;
         assert_eq!((code, body.as_str()), (200, expected), "{path}");
     }
+    for (path, expected) in [
+        ("/configz", "{\"sluice\":{\"node-name\":\"n1\"}}"),
+        ("/flagz", "\nnode-name=n1\n"),
+        ("/statusz", "\nBinary version: "),
+    ] {
+        let (code, _, body) = rig.get(address, path).await;
+        assert!(code == 200 && body.contains(expected), "{path}: {code} {body}");
+    }
     put(rig.store(), slice("web", &["10.2.0.1"]));
     rig.converges().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -134,6 +142,10 @@ async fn commands_show_what_the_agent_knows() {
     assert_eq!(rows.len(), 2);
     let drops = sluice(&rig, &["drops"]).await;
     assert!(text(&drops).contains("no_endpoints"), "{}", text(&drops));
+    let refused = sluice(&rig, &["cleanup", "--bpf-dir", "/nowhere"]).await;
+    assert_eq!(refused.status.code(), Some(1), "an agent runs");
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("another agent runs"), "{error}");
     rig.stop().await;
 
     let gone = sluice(&rig, &["status"]).await;

@@ -1,0 +1,176 @@
+//! The annotation `peers`: a list of routers, as JSON or in the YAML that kube-router documents (a
+//! list of flat maps).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::nodes::asn;
+use super::settings::RouterPeer;
+use sluice_bgp::driver::Password;
+
+/// Longest annotation that is read.
+const MAX_OCTETS: usize = 64 * 1024;
+
+/// Reads the list.
+///
+/// # Errors
+/// What is wrong, with the position in the list; never a password.
+pub(super) fn read(text: &str) -> Result<Vec<RouterPeer>, String> {
+    if text.len() > MAX_OCTETS {
+        return Err(format!("longer than {MAX_OCTETS} octets"));
+    }
+    let maps = if text.starts_with('[') { json(text)? } else { yaml(text)? };
+    let peers = maps
+        .iter()
+        .enumerate()
+        .map(|(at, map)| peer(map).map_err(|why| format!("peer {}: {why}", at + 1)));
+    peers.collect()
+}
+
+type Map = BTreeMap<String, String>;
+
+fn json(text: &str) -> Result<Vec<Map>, String> {
+    let maps: Vec<BTreeMap<String, Value>> =
+        serde_json::from_str(text).map_err(|error| format!("not a list of maps: {error}"))?;
+    let plain = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    Ok(maps
+        .into_iter()
+        .map(|map| map.into_iter().map(|(name, value)| (name, plain(value))).collect())
+        .collect())
+}
+
+fn yaml(text: &str) -> Result<Vec<Map>, String> {
+    let mut maps: Vec<Map> = Vec::new();
+    for line in text.lines() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let entry = match line.strip_prefix('-') {
+            Some(rest) => {
+                maps.push(Map::new());
+                rest.trim()
+            }
+            None => line,
+        };
+        if entry.is_empty() {
+            continue;
+        }
+        let bad = || "expected JSON, or lines `- remoteip: ADDRESS` and `NAME: VALUE`".to_owned();
+        let (name, value) = entry.split_once(": ").ok_or_else(bad)?;
+        let map = maps.last_mut().ok_or_else(bad)?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        map.insert(name.trim().to_owned(), value.to_owned());
+    }
+    Ok(maps)
+}
+
+fn peer(map: &Map) -> Result<RouterPeer, String> {
+    let known = ["remoteip", "remoteasn", "port", "localip", "password", "bfd"];
+    if let Some(name) = map.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("{name:?} is not known; accepted: {}", known.join(", ")));
+    }
+    let get = |name: &str| map.get(name).map(String::as_str);
+    let address = |text: &str| -> Result<IpAddr, String> {
+        text.parse().map_err(|_| format!("{text:?} is no address"))
+    };
+    let port = match get("port") {
+        None => 179,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| format!("{text:?} is no port"))?,
+    };
+    Ok(RouterPeer {
+        address: address(get("remoteip").ok_or("no remoteip")?)?,
+        asn: asn(get("remoteasn").ok_or("no remoteasn")?)?,
+        port,
+        local_address: get("localip").map(address).transpose()?,
+        bfd: match get("bfd") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => return Err(format!("bfd: {other:?}; accepted: true, false")),
+        },
+        password: get("password").filter(|text| !text.is_empty()).map(password).transpose()?,
+    })
+}
+
+/// A password in Base64.
+///
+/// # Errors
+/// What is wrong, without the password.
+pub(super) fn password(base64: &str) -> Result<Password, String> {
+    let octets = decode(base64).ok_or("the password is not Base64")?;
+    let text = String::from_utf8(octets).map_err(|_| "the password is not UTF-8")?;
+    Password::new(text.trim_end_matches('\n'))
+        .ok_or_else(|| format!("the password has not 1 to {} octets", Password::MAX_LEN))
+}
+
+/// Standard Base64 with padding (RFC 4648 4).
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim();
+    let body = text.trim_end_matches('=');
+    if !text.len().is_multiple_of(4) || text.len() - body.len() > 2 {
+        return None;
+    }
+    let (mut octets, mut bits, mut count) = (Vec::new(), 0u32, 0);
+    for symbol in body.bytes() {
+        let value = match symbol {
+            b'A'..=b'Z' => symbol - b'A',
+            b'a'..=b'z' => symbol - b'a' + 26,
+            b'0'..=b'9' => symbol - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            octets.push(u8::try_from(bits >> count & 0xff).ok()?);
+        }
+    }
+    Some(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_and_kube_routers_yaml_say_the_same() {
+        let yaml = "- remoteip: 192.0.2.9\n  remoteasn: 65000\n  password: c2VjcmV0\n\
+                    - remoteip: \"fd00::9\"\n  remoteasn: 65001\n  port: 1179\n  localip: fd00::1\n  bfd: true\n";
+        let json = r#"[{"remoteip": "192.0.2.9", "remoteasn": 65000, "password": "c2VjcmV0"},
+            {"remoteip": "fd00::9", "remoteasn": "65001", "port": 1179, "localip": "fd00::1", "bfd": true}]"#;
+        let peers = read(yaml).expect("YAML");
+        assert_eq!(read(json).expect("JSON"), peers);
+        assert_eq!(peers.len(), 2);
+        assert_eq!((peers[0].port, peers[1].port), (179, 1179));
+        assert_eq!((peers[0].bfd, peers[1].bfd), (false, true));
+        assert_eq!(peers[0].password, Password::new("secret"));
+    }
+
+    #[test]
+    fn errors_name_the_peer_and_what_is_accepted_and_no_password() {
+        for (text, expected) in [
+            ("- remoteip: 192.0.2.9", "peer 1: no remoteasn"),
+            ("- remoteip: x\n  remoteasn: 1", "is no address"),
+            ("- remoteip: 192.0.2.9\n  remoteasn: 0", "is no AS"),
+            ("- remoteip: 192.0.2.9\n  remoteasn: 1\n  colour: red", "accepted: remoteip"),
+            ("- remoteip: 192.0.2.9\n  remoteasn: 1\n  password: 'secret!'", "not Base64"),
+            ("remoteip 192.0.2.9", "expected JSON"),
+            ("[1]", "not a list of maps"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}
