@@ -1,5 +1,5 @@
-//! Owns the server that pods run: every line (TCP) or datagram (UDP) is answered with who answers,
-//! which client address it saw, and what was sent.
+//! Owns the server that pods run: every line (TCP), datagram (UDP) or message (SCTP) is answered
+//! with who answers, which client address it saw, and what was sent.
 //!
 //! On standard output it tells its kubelet about readiness: `ready` once all ports listen, and
 //! `not-ready` on SIGTERM. Like a service that is shut down with care it then serves on until
@@ -18,6 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::sctp::Listener;
+
 /// The longest line that is read, bytes; a client that sends more is cut off.
 const MAX_LINE: usize = 2048;
 /// The longest datagram there is, bytes.
@@ -35,6 +37,9 @@ pub struct Config {
     /// UDP port, repeatable
     #[arg(long = "udp", value_name = "PORT")]
     pub udp_ports: Vec<u16>,
+    /// SCTP port, repeatable
+    #[arg(long = "sctp", value_name = "PORT")]
+    pub sctp_ports: Vec<u16>,
     /// After SIGTERM, end once nobody has asked for so many milliseconds
     #[arg(long, default_value_t = 2000)]
     pub quiet_ms: u64,
@@ -76,6 +81,12 @@ pub async fn serve(config: Config) -> Result<()> {
         let socket =
             UdpSocket::bind(any(*port)).await.with_context(|| format!("UDP port {port}"))?;
         tokio::spawn(answer_datagrams(socket, shared.clone()));
+    }
+    if !config.sctp_ports.is_empty() {
+        let ports = &config.sctp_ports;
+        let listener = Listener::bind(ports).with_context(|| format!("SCTP ports {ports:?}"))?;
+        let shared = shared.clone();
+        tokio::spawn(listener.serve(move |client, question| shared.answer(client, question)));
     }
     let mut terminate = signal(SignalKind::terminate())?;
     tell("ready")?;

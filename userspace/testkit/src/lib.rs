@@ -4,5 +4,7 @@ pub mod api;
 pub mod cluster;
 pub mod demo;
 pub mod echo;
+pub mod kubernetes;
 pub mod matrix;
+pub mod sctp;
 pub mod traffic;

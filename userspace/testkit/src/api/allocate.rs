@@ -104,7 +104,8 @@ impl Claims {
         None
     }
 
-    /// A node port that is free for every one of the protocols and not in `chosen`.
+    /// A node port that is free for the protocol and not in `chosen`. As the real allocator does
+    /// (KEP-3668), the first few are left to those who ask for them by number.
     pub(crate) fn free_port(
         &self,
         range: (u16, u16),
@@ -112,8 +113,12 @@ impl Claims {
         chosen: &[(u16, String)],
         random: &mut impl Rng,
     ) -> Option<u16> {
-        let start = random.random_range(range.0..=range.1);
-        (start..=range.1).chain(range.0..start).find(|port| {
+        let size = range.1.saturating_sub(range.0).saturating_add(1);
+        let reserved = if size < 16 { 0 } else { (size / 32).clamp(16, 128) };
+        let dynamic = range.0.saturating_add(reserved).min(range.1);
+        let start = random.random_range(dynamic..=range.1);
+        let mut order = (start..=range.1).chain(dynamic..start).chain(range.0..dynamic);
+        order.find(|port| {
             !self.ports.contains_key(&(*port, protocol.to_owned()))
                 && !chosen.iter().any(|(p, proto)| p == port && proto == protocol)
         })

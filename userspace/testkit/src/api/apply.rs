@@ -18,7 +18,7 @@ use super::{convert, decode, time};
 /// Server-side apply.
 ///
 /// # Errors
-/// 400 without manager or name, 404 for a subresource of nothing, 409 when another manager owns a
+/// 422 without manager, 400 without name, 404 for a subresource of nothing, 409 when another manager owns a
 /// field that would change, 422.
 pub(crate) fn apply(
     state: &mut State,
@@ -29,9 +29,8 @@ pub(crate) fn apply(
 ) -> Result<Written, ApiError> {
     let mut config = body.clone();
     if options.manager.is_empty() {
-        return Err(ApiError::bad_request(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        ));
+        let why = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        return Err(ApiError::new(422, "Invalid", why));
     }
     if Resource::by_kind(str_at(&config, "/apiVersion"), str_at(&config, "/kind")) != Some(resource)
     {

@@ -15,7 +15,8 @@ pub(crate) fn fill(state: &mut State) {
         .chain((!cidrs.is_empty()).then(|| {
             json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-                "metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs},
+                "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+                "spec": {"cidrs": cidrs},
                 "status": {"conditions": [{
                     "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": super::time::now_s(),
                     "message": "Kubernetes Service CIDR is ready",

@@ -160,9 +160,11 @@ async fn respond(
         if matches!(path.as_slice(), ["healthz" | "livez" | "readyz", ..]) {
             return Ok(json_response(200, "text/plain; charset=utf-8", "ok"));
         }
-        let (value, content_type) = discovery::answer(&path, accept).ok_or_else(|| {
-            ApiError::new(404, "NotFound", "the server could not find the requested resource")
-        })?;
+        let Some((value, content_type)) = discovery::answer(&path, accept) else {
+            // No Status: what no API answers, the mux does.
+            let text = "404 page not found\n";
+            return Ok(json_response(404, "text/plain; charset=utf-8", text));
+        };
         return Ok(json_response(200, content_type, value.to_string()));
     };
     let form = Form::accepted(headers)?;

@@ -34,6 +34,7 @@ mod list;
 mod ownership;
 mod patch;
 mod query;
+pub mod real;
 mod render;
 mod resource;
 mod schema;

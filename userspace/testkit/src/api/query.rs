@@ -48,7 +48,8 @@ impl Query {
     pub(crate) fn number(&self, key: &str) -> Result<Option<u64>, ApiError> {
         match self.text(key) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
+            // A negative one is none.
+            text => text.parse::<i64>().map(|number| u64::try_from(number).ok()).map_err(|_| {
                 ApiError::bad_request(format!("invalid value {text:?} for {key}: not a number"))
             }),
         }

@@ -103,11 +103,16 @@ fn parse_label(text: &str) -> Result<Requirement, ApiError> {
             !k.is_empty() && k.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
         if good { Ok(k.to_owned()) } else { Err(bad()) }
     };
+    let value = |v: &str| {
+        let v = v.trim();
+        let good = v.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        if good { Ok(v.to_owned()) } else { Err(bad()) }
+    };
     if let Some((k, v)) = text.split_once("!=") {
-        return Ok(Requirement::NotIn(key(k)?, vec![v.trim().to_owned()]));
+        return Ok(Requirement::NotIn(key(k)?, vec![value(v)?]));
     }
     if let Some((k, v)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        return Ok(Requirement::In(key(k)?, vec![v.trim().to_owned()]));
+        return Ok(Requirement::In(key(k)?, vec![value(v)?]));
     }
     if let Some(set) = text.strip_suffix(')') {
         let (head, values) = set.split_once('(').ok_or_else(bad)?;

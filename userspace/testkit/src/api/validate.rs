@@ -40,6 +40,7 @@ pub(crate) fn check(resource: &Resource, value: &Value, old: Option<&Value>) -> 
         "nodes" => node(value, old, &mut problems),
         "leases" => lease(value, &mut problems),
         "servicecidrs" => service_cidr(value, old, &mut problems),
+        "events" if resource.group == "events.k8s.io" => event(value, old, &mut problems),
         _ => {}
     }
     problems
@@ -416,6 +417,17 @@ fn service_cidr(value: &Value, old: Option<&Value>, problems: &mut Problems) {
         && strings(old, "/spec/cidrs") != cidrs
     {
         problems.push(FieldError::invalid("spec.cidrs", &json!(cidrs), "field is immutable"));
+    }
+}
+
+/// After its creation only an Event's series may change (K29).
+fn event(value: &Value, old: Option<&Value>, problems: &mut Problems) {
+    let (Some(fields), Some(old)) = (value.as_object(), old) else { return };
+    for (name, now) in fields {
+        let may = matches!(name.as_str(), "metadata" | "series" | "kind" | "apiVersion");
+        if !may && old.get(name) != Some(now) {
+            problems.push(FieldError::invalid(name, now, "field is immutable"));
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::error::ApiError;
+use super::error::{ApiError, FieldError};
 use super::json::{array_at, fill, object, remove, set, str_at};
 use super::ownership;
 use super::patch::{self, Kind};
@@ -230,7 +230,7 @@ pub(crate) fn replace(
     let warnings = decoded(resource, &mut value, options)?;
     let version = str_at(&value, "/metadata/resourceVersion");
     if resource.plural == "leases" && version.is_empty() {
-        let field = super::error::FieldError::invalid(
+        let field = FieldError::invalid(
             "metadata.resourceVersion",
             &json!(""),
             "must be specified for an update",
@@ -267,6 +267,12 @@ pub(crate) fn patch(
         Kind::Strategic => patch::strategic(resource.kind, &mut value, body),
         Kind::Json => patch::json_patch(&mut value, body)?,
         Kind::Apply => {}
+    }
+    // In a PUT it is a precondition (409), here a change that is not allowed.
+    let uid = str_at(&value, "/metadata/uid");
+    if !uid.is_empty() && uid != str_at(&old, "/metadata/uid") {
+        let problem = FieldError::invalid("metadata.uid", &json!(uid), "field is immutable");
+        return Err(ApiError::invalid(resource, &key.name, &[problem]));
     }
     let warnings = decoded(resource, &mut value, options)?;
     let object = update(state, resource, key, &old, value, options)?;

@@ -12,14 +12,12 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::netns::Netns;
-use super::process::{Keeper, Process, Spec};
+use super::process::{Keeper, Process, Spec, log_tail};
 use super::registry::Claim;
 use super::topology::UPLINK;
 
 /// Port of `/readyz` (the agent's default).
 const HTTP_PORT: u16 = 20244;
-/// How much of a log is shown when something is wrong, bytes.
-const LOG_TAIL: usize = 2000;
 
 /// How to run an agent for one node.
 #[derive(Clone, Debug)]
@@ -36,6 +34,8 @@ pub struct AgentConfig {
     pub bpf_dir: PathBuf,
     /// The pods' ranges of the whole cluster.
     pub cluster_cidrs: Vec<String>,
+    /// What every agent of the cluster is told besides.
+    pub flags: Vec<String>,
     /// The node's cgroup, where it balances at the socket; `None`: nowhere.
     pub cgroup: Option<PathBuf>,
 }
@@ -82,6 +82,7 @@ impl Agent {
         for cidr in &config.cluster_cidrs {
             args.extend(["--cluster-cidr".to_owned(), cidr.clone()]);
         }
+        args.extend(config.flags.iter().cloned());
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let spec = Spec::new(&config.sluice).args(args).log(&log).cgroup(config.cgroup.as_deref());
         let process = keeper.spawn(netns, &spec)?;
@@ -111,7 +112,7 @@ impl Agent {
                 bail!(
                     "agent has ended ({status}); its log {}:\n{}",
                     self.log.display(),
-                    self.log_tail()
+                    log_tail(&self.log)
                 );
             }
             let answer = self.netns.run(|| get(HTTP_PORT, "/readyz"))?;
@@ -119,7 +120,7 @@ impl Agent {
                 Ok(200) => return Ok(()),
                 _ if Instant::now() < deadline => sleep(Duration::from_millis(20)),
                 answer => {
-                    let log = self.log_tail();
+                    let log = log_tail(&self.log);
                     bail!(
                         "agent is not ready after {timeout:?} ({answer:?}); its log {}:\n{log}",
                         self.log.display()
@@ -141,15 +142,6 @@ impl Agent {
         );
         Ok(())
     }
-
-    fn log_tail(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let mut start = log.len().saturating_sub(LOG_TAIL);
-        while !log.is_char_boundary(start) {
-            start += 1;
-        }
-        log.get(start..).unwrap_or_default().to_owned()
-    }
 }
 
 /// The folders of a node's agent.
@@ -158,7 +150,7 @@ pub(super) fn state_dir(claim: &Claim, node: &str) -> PathBuf {
 }
 
 /// Status of GET on loopback.
-fn get(port: u16, path: &str) -> Result<u16> {
+pub(super) fn get(port: u16, path: &str) -> Result<u16> {
     let limit = Duration::from_secs(2);
     let mut stream =
         TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
@@ -106,12 +107,14 @@ fn is_over(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// A client for the API server at `url`, without credentials.
+/// A client for the API server and the user of a kubeconfig's text.
 ///
 /// # Errors
-/// When `url` is none.
-pub(super) fn client(url: &str) -> Result<Client> {
-    let mut config = kube::Config::new(url.parse()?);
+/// When it is none.
+pub(super) async fn client(kubeconfig: &str) -> Result<Client> {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig)?;
+    let options = KubeConfigOptions::default();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
     // Watches are quiet for long; dead ones are noticed by the connection itself.
     config.read_timeout = None;
     Ok(Client::try_from(config)?)

@@ -227,7 +227,11 @@ impl Life {
         let mut args = vec!["echo".to_owned(), "--name".to_owned(), self.key.1.clone()];
         let containers = self.pod.spec.iter().flat_map(|spec| &spec.containers);
         for port in containers.flat_map(|container| container.ports.iter().flatten()) {
-            let protocol = if port.protocol.as_deref() == Some("UDP") { "--udp" } else { "--tcp" };
+            let protocol = match port.protocol.as_deref() {
+                Some("UDP") => "--udp",
+                Some("SCTP") => "--sctp",
+                _ => "--tcp",
+            };
             args.extend([protocol.to_owned(), port.container_port.to_string()]);
         }
         let log = self.parts.claim.dir().join(format!("{}.log", self.id));
@@ -251,7 +255,7 @@ impl Life {
             Patch::Merge(json!({ "metadata": { "uid": self.pod.uid() }, "status": status }));
         match self.api.patch_status(&self.key.1, &PatchParams::default(), &patch).await {
             // Deleted meanwhile, or another pod of that name: the watch will say so.
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => Ok(()),
             result => result.map(drop).context("write the pod's status"),
         }
     }

@@ -15,9 +15,11 @@
 //! ```
 
 pub mod agent;
+pub mod bgp_router;
 mod cgroup;
 pub mod cni;
 mod control;
+mod kube_proxy;
 mod kubelet;
 mod life;
 pub mod netns;
@@ -26,37 +28,41 @@ mod node;
 mod objects;
 pub mod process;
 pub mod registry;
+mod remote;
+pub mod rights;
 pub mod site;
 mod status;
 pub mod topology;
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use ipnet::IpNet;
 use kube::Client;
 use serde_json::Value;
 
-pub use self::control::Control;
+pub use self::control::{ApiServer, Control};
 pub use self::life::Pod;
 pub use self::node::Node;
 pub use self::objects::{pod, service, slice};
+pub use self::remote::Remote;
 
+use self::bgp_router::BgpRouter;
 use self::cni::Cni;
 use self::kubelet::Kubelet;
 use self::life::{NodeParts, Pods};
 use self::network::Network;
-use self::process::{Janitor, Keeper};
+use self::process::{Janitor, Keeper, Process};
 use self::registry::Claim;
 use self::site::Site;
 use self::topology::NodePlan;
-use crate::api::Store;
 
 /// Where clusters keep their state, each in a folder of its own.
 pub const STATE_ROOT: &str = "/run/sluice-testkit";
@@ -64,17 +70,34 @@ pub const STATE_ROOT: &str = "/run/sluice-testkit";
 /// kernel checks an agent's programs for half a minute.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Who balances services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Proxy {
+    /// `sluice agent` on every node
+    Sluice,
+    /// The real kube-proxy, in nftables mode, as a second witness
+    KubeProxy,
+    /// Nobody: what the network does by itself
+    None,
+}
+
 /// What kind of cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Number of nodes, n1, n2, ...
     pub nodes: usize,
+    /// The API server.
+    pub api: ApiServer,
     /// The agent's binary; without it no agents run, and services lead nowhere.
     pub sluice: Option<PathBuf>,
+    /// The real kube-proxy's binary, to run in the agents' place.
+    pub kube_proxy: Option<PathBuf>,
     /// The `sluice-testkit` binary, which pods run; `None`: this program, or the one built beside.
     pub testkit: Option<PathBuf>,
     /// Where clusters keep their state.
     pub state_root: PathBuf,
+    /// The router learns from the agents where pods and services are, in place of fixed routes.
+    pub bgp: bool,
     /// Every node has a cgroup of its own, in which its agent balances at the socket.
     pub cgroups: bool,
     /// Told about each step while the cluster comes up.
@@ -85,9 +108,12 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             nodes: 3,
+            api: ApiServer::default(),
             sluice: None,
+            kube_proxy: None,
             testkit: None,
             state_root: STATE_ROOT.into(),
+            bgp: false,
             cgroups: false,
             progress: |_| {},
         }
@@ -96,11 +122,13 @@ impl Default for Options {
 
 /// A cluster that runs. Dropping it removes all of it.
 pub struct Cluster {
-    // In the order of their end: agents, kubelets and pods, the API server, the keeper of processes,
+    // In the order of their end: proxies, agents, kubelets and pods, the API server, the keeper of processes,
     // what names things last.
+    proxies: Vec<Process>,
+    bgp_router: Option<BgpRouter>,
     nodes: Vec<Node>,
     pods: Pods,
-    site: Site,
+    site: Arc<Site>,
     control: Control,
     network: Network,
     keeper: Arc<Keeper>,
@@ -149,14 +177,12 @@ impl Cluster {
         let release = Release(claim.clone());
         let network = Network::build(&claim, options.nodes)?;
         let keeper = Arc::new(Keeper::start(claim.clone())?);
-        let site = Site::start(&network.router)?;
-        say(&format!("Kubernetes API server at {}", topology::api_address()));
-        let control = Control::start(&network.router)?;
+        let site = Arc::new(Site::start(&network.router)?);
+        say(&format!("Kubernetes API server ({:?}) at {}", options.api, topology::api_address()));
+        let control = Control::start(options.api, &network.router, claim.dir(), &keeper, &site)?;
         let entrance = site.forward(topology::api_address())?;
-        fs::write(claim.dir().join("kubeconfig"), control::kubeconfig(topology::api_address()))?;
-        fs::write(claim.dir().join("kubeconfig.outside"), control::kubeconfig(entrance))?;
-        let client =
-            site.run(async { kubelet::client(&format!("http://{}", topology::api_address())) })??;
+        control.admit(entrance)?;
+        let client = control.client(&site)?;
 
         say("nodes join, pods' ranges are routed");
         let plans: Vec<NodePlan> = network.nodes.iter().map(|(plan, _)| plan.clone()).collect();
@@ -175,7 +201,9 @@ impl Cluster {
                 ))
             })
             .collect::<Result<_>>()?;
-        network.route_pods(&ranges)?;
+        if !options.bgp {
+            network.route_pods(&ranges)?;
+        }
 
         let pods = Pods::default();
         let mut nodes = Vec::new();
@@ -205,6 +233,8 @@ impl Cluster {
             ));
         }
         let mut cluster = Self {
+            proxies: Vec::new(),
+            bgp_router: None,
             nodes,
             pods,
             control,
@@ -217,8 +247,15 @@ impl Cluster {
             program,
             _janitor: janitor,
         };
+        if options.bgp {
+            say("BIRD on the router");
+            cluster.start_bgp_router()?;
+        }
         if let Some(sluice) = options.sluice {
             cluster.start_agents(&sluice, say)?;
+        }
+        if let Some(kube_proxy) = options.kube_proxy {
+            cluster.start_proxies(&kube_proxy, say)?;
         }
         Ok(cluster)
     }
@@ -227,13 +264,85 @@ impl Cluster {
         say(&format!("{} on every node", sluice.display()));
         let cluster_cidrs = self.control.cluster_cidrs();
         for node in &mut self.nodes {
-            node.configure_agent(sluice, &cluster_cidrs);
+            let flags = match self.bgp_router {
+                Some(_) => bgp_router::agent_flags(),
+                None => Vec::new(),
+            };
+            node.configure_agent(sluice, &cluster_cidrs, flags);
             node.start_agent()?;
         }
         for node in &self.nodes {
             node.wait_agent_ready(PATIENCE)?;
         }
+        if self.bgp_router.is_some() {
+            say("nodes and router learn where pods are");
+            self.wait_for_pod_routes()?;
+        }
         Ok(())
+    }
+
+    fn start_bgp_router(&mut self) -> Result<()> {
+        let plans: Vec<NodePlan> = self.nodes.iter().map(|node| node.plan().clone()).collect();
+        let dir = self.dir().to_owned();
+        let router = BgpRouter::start(&self.network.router, &plans, &dir, &self.keeper)?;
+        self.bgp_router = Some(router);
+        Ok(())
+    }
+
+    /// Waits until the router knows the pod ranges of all nodes, and each node those of the others.
+    ///
+    /// # Errors
+    /// When they do not in time, or in a cluster without BGP.
+    pub fn wait_for_pod_routes(&self) -> Result<()> {
+        let router = self.bgp_router.as_ref().context("the cluster was started without BGP")?;
+        let ranges = |but: Option<&str>| -> Vec<String> {
+            let others = self.nodes.iter().filter(|node| Some(node.name()) != but);
+            others.flat_map(Node::pod_cidrs).map(|cidr| format!("{cidr} via ")).collect()
+        };
+        let has = |routes: &str, wanted: &[String]| wanted.iter().all(|text| routes.contains(text));
+        let all = ranges(None);
+        router.wait("pod ranges", PATIENCE, |routes| has(routes, &all))?;
+        for node in &self.nodes {
+            let wanted = ranges(Some(node.name()));
+            wait_for(&format!("{} to know the others' pod ranges", node.name()), || {
+                let routes = bgp_router::routes_of(node.netns(), "92")?;
+                Ok(has(&routes, &wanted).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The router as a BGP speaker, in a cluster with BGP.
+    #[must_use]
+    pub fn bgp_router(&self) -> Option<&BgpRouter> {
+        self.bgp_router.as_ref()
+    }
+
+    fn start_proxies(&mut self, program: &Path, say: fn(&str)) -> Result<()> {
+        say(&format!("{} on every node", program.display()));
+        let kubeconfig = self.dir().join("kubeconfig.kube-proxy");
+        let cluster_cidrs = self.control.cluster_cidrs();
+        for node in &self.nodes {
+            let dir = self.dir().join(node.name());
+            let proxy = kube_proxy::start(program, node, &dir, &kubeconfig, &cluster_cidrs)?;
+            self.proxies.push(proxy);
+        }
+        for (proxy, node) in self.proxies.iter().zip(&self.nodes) {
+            kube_proxy::wait_ready(proxy, node, &self.dir().join(node.name()), PATIENCE)?;
+        }
+        Ok(())
+    }
+
+    /// Who balances services here.
+    #[must_use]
+    pub fn proxy(&self) -> Proxy {
+        if !self.proxies.is_empty() {
+            Proxy::KubeProxy
+        } else if self.nodes.iter().any(|node| node.agent_config().is_some()) {
+            Proxy::Sluice
+        } else {
+            Proxy::None
+        }
     }
 
     /// The mark of all that this cluster made: `sl<pid>`.
@@ -251,7 +360,7 @@ impl Cluster {
     /// A kubeconfig that works from the namespace of the caller of [`Cluster::start`].
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
-        self.claim.0.dir().join("kubeconfig.outside")
+        self.control.outside()
     }
 
     /// The API server's address for the caller of [`Cluster::start`].
@@ -266,10 +375,10 @@ impl Cluster {
         &self.control
     }
 
-    /// The objects behind the API server, for tests that write them directly.
+    /// The objects behind the API server.
     #[must_use]
-    pub fn store(&self) -> &Store {
-        self.control.store()
+    pub fn store(&self) -> &Control {
+        &self.control
     }
 
     /// The nodes.

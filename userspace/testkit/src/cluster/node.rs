@@ -81,7 +81,12 @@ impl Node {
         self.keeper.spawn(&self.netns, &spec.clone().cgroup(self.cgroup()))
     }
 
-    pub(super) fn configure_agent(&mut self, sluice: &Path, cluster_cidrs: &[String]) {
+    pub(super) fn configure_agent(
+        &mut self,
+        sluice: &Path,
+        cluster_cidrs: &[String],
+        flags: Vec<String>,
+    ) {
         self.config = Some(AgentConfig {
             sluice: sluice.to_owned(),
             node: self.plan.name.clone(),
@@ -89,6 +94,7 @@ impl Node {
             state_dir: agent::state_dir(&self.claim, &self.plan.name),
             bpf_dir: self.claim.bpf_dir(&self.plan.name),
             cluster_cidrs: cluster_cidrs.to_vec(),
+            flags,
             cgroup: self.cgroup.clone(),
         });
     }
@@ -138,6 +144,16 @@ impl Node {
         let agent =
             self.agent().take().with_context(|| format!("no agent runs on {}", self.name()))?;
         agent.end(signal, END).with_context(|| format!("node {}", self.name()))
+    }
+
+    /// Sends a signal to the agent, and does not wait for anything.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_agent(&self, signal: Signal) -> Result<()> {
+        let agent = self.agent();
+        let agent = agent.as_ref().with_context(|| format!("no agent runs on {}", self.name()))?;
+        agent.process().signal(signal)
     }
 
     fn agent(&self) -> MutexGuard<'_, Option<Agent>> {

@@ -2,7 +2,7 @@
 //! a pid that is certainly theirs.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -16,6 +16,9 @@ use nix::unistd::Pid;
 
 use super::netns::Netns;
 use super::registry::Claim;
+
+/// How much of a log is shown when something is wrong, bytes.
+const LOG_TAIL: usize = 2000;
 
 /// What to run. Standard output and error go to `log`, or to the owner's.
 #[derive(Clone, Debug, Default)]
@@ -240,6 +243,16 @@ impl Drop for Process {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// The end of a log, for an error that is about its process.
+pub(crate) fn log_tail(path: &Path) -> String {
+    let log = fs::read_to_string(path).unwrap_or_default();
+    let mut start = log.len().saturating_sub(LOG_TAIL);
+    while !log.is_char_boundary(start) {
+        start += 1;
+    }
+    log.get(start..).unwrap_or_default().to_owned()
 }
 
 /// A process that outlives this one by a moment: it waits for the end of a claim's owner, however

@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use clap::ValueEnum;
 
 use super::cases::{Case, Target, WITH, WITHOUT, ZONES};
-use super::probe::Question;
+use super::probe::{Protocol, Question};
 use super::rules::{Client, Expected, Front, LISTENER, Origin, Place, expected};
+use super::witness::{self, Difference};
 
-/// Ports of all Services of the matrix: TCP and UDP.
-pub(super) const PORTS: [(&str, u16, u16); 2] = [("TCP", 80, 8080), ("UDP", 53, 5353)];
+/// Ports of all Services of the matrix, in the order of [`Protocol`].
+pub(super) const PORTS: [(&str, u16, u16); 3] =
+    [("TCP", 80, 8080), ("UDP", 53, 5353), ("SCTP", 90, 9090)];
 /// A port that no Service of the matrix has.
 pub(super) const OTHER_PORT: u16 = 8;
 /// Milliseconds after which there is silence, where silence is expected ...
@@ -64,15 +66,17 @@ pub(super) const SOURCES: [Source; 7] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Way {
     pub(super) name: &'static str,
-    pub(super) udp: bool,
+    pub(super) protocol: Protocol,
     pub(super) v4: bool,
 }
 
-pub(super) const WAYS: [Way; 4] = [
-    Way { name: "TCP4", udp: false, v4: true },
-    Way { name: "TCP6", udp: false, v4: false },
-    Way { name: "UDP4", udp: true, v4: true },
-    Way { name: "UDP6", udp: true, v4: false },
+pub(super) const WAYS: [Way; 6] = [
+    Way { name: "TCP4", protocol: Protocol::Tcp, v4: true },
+    Way { name: "TCP6", protocol: Protocol::Tcp, v4: false },
+    Way { name: "UDP4", protocol: Protocol::Udp, v4: true },
+    Way { name: "UDP6", protocol: Protocol::Udp, v4: false },
+    Way { name: "SCTP4", protocol: Protocol::Sctp, v4: true },
+    Way { name: "SCTP6", protocol: Protocol::Sctp, v4: false },
 ];
 
 /// Addresses of one family each: IPv4 and IPv6.
@@ -84,8 +88,8 @@ pub(super) struct Frontends {
     pub(super) cluster: Pair,
     pub(super) external: Pair,
     pub(super) load_balancer: Pair,
-    /// Of TCP and of UDP.
-    pub(super) node_ports: [u16; 2],
+    /// In the order of [`PORTS`].
+    pub(super) node_ports: [u16; 3],
 }
 
 /// Addresses of the site.
@@ -142,6 +146,8 @@ pub(super) struct Cell {
     pub(super) way: Way,
     pub(super) question: Question,
     pub(super) expected: Expected,
+    /// What kube-proxy may show instead.
+    pub(super) witness: Option<Difference>,
 }
 
 /// The cells of a row for the sources that are wanted.
@@ -167,7 +173,8 @@ pub(super) fn cells(
             let question =
                 question(&expected, SocketAddr::new(address, port(target, at, way)), way);
             let question = Question { source: from, ..question };
-            cells.push(Cell { row, source: number, way, question, expected });
+            let witness = witness::difference(case, target, source, way, &expected);
+            cells.push(Cell { row, source: number, way, question, expected, witness });
         }
     }
     cells
@@ -197,7 +204,11 @@ fn address(target: Target, at: &Frontends, site: &Site, v4: bool) -> Option<IpAd
 }
 
 fn port(target: Target, at: &Frontends, way: Way) -> u16 {
-    let pick = |[tcp, udp]: [u16; 2]| if way.udp { udp } else { tcp };
+    let pick = |[tcp, udp, sctp]: [u16; 3]| match way.protocol {
+        Protocol::Tcp => tcp,
+        Protocol::Udp => udp,
+        Protocol::Sctp => sctp,
+    };
     match target {
         Target::Pod(_) => pick(PORTS.map(|(_, _, port)| port)),
         Target::UnknownPort => OTHER_PORT,
@@ -215,14 +226,18 @@ fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: 
             return Expected::Answers { backends, sticky: false };
         }
         // R47: not open there, so the node's own server answers.
-        Target::NodePortAtBridge(_) => {
-            let backends = [(LISTENER.to_owned(), source.name.to_owned())].into();
-            return Expected::Answers { backends, sticky: false };
+        Target::NodePortAtBridge(_) => return listener(source),
+        // No socket hook sees SCTP, and a node's packets to itself pass no other.
+        Target::NodePort(node) if is_own(source, node) && way.protocol == Protocol::Sctp => {
+            let listens = case.kind == Front::NodePort;
+            return if listens { listener(source) } else { Expected::NoAnswer };
         }
         Target::UnknownPort => return Expected::Refused,
         Target::Unallocated => return Expected::Silence,
-        // Out there only TCP is served.
-        Target::LoadBalancer if case.proxied && way.udp => return Expected::Refused,
+        // Out there UDP is not served.
+        Target::LoadBalancer if case.proxied && way.protocol == Protocol::Udp => {
+            return Expected::Refused;
+        }
         Target::LoadBalancer if case.proxied => return Expected::Passed,
         _ => match target.front() {
             Some(front) => front,
@@ -247,6 +262,17 @@ fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: 
     expected(&case.rules, front, &place, &client)
 }
 
+/// Whether it is the node itself that asks.
+pub(super) fn is_own(source: &Source, node: &str) -> bool {
+    source.kind == From::Node && source.node == node
+}
+
+/// The node's own server answers, and sees who asks.
+fn listener(source: &Source) -> Expected {
+    let backends = [(LISTENER.to_owned(), source.name.to_owned())].into();
+    Expected::Answers { backends, sticky: false }
+}
+
 fn question(expected: &Expected, target: SocketAddr, way: Way) -> Question {
     let (backends, least, most, timeout_ms) = match expected {
         Expected::Answers { sticky: true, .. } => (1, LEAST, LEAST, ANSWER_MS),
@@ -254,7 +280,7 @@ fn question(expected: &Expected, target: SocketAddr, way: Way) -> Question {
         Expected::Refused | Expected::Passed => (1, 2, 2, ANSWER_MS),
         Expected::Silence | Expected::NoAnswer => (1, 2, 2, SILENCE_MS),
     };
-    Question { target, udp: way.udp, source: None, backends, least, most, timeout_ms }
+    Question { target, protocol: way.protocol, source: None, backends, least, most, timeout_ms }
 }
 
 #[cfg(test)]
@@ -284,7 +310,7 @@ mod tests {
             cluster: pair(51),
             external: pair(52),
             load_balancer: pair(53),
-            node_ports: [30080, 30053],
+            node_ports: [30080, 30053, 30090],
         }
     }
 
@@ -316,8 +342,9 @@ mod tests {
         }
         let case = cases.iter().find(|c| c.kind == Front::NodePort).unwrap();
         let asked = cells(0, case, Target::NodePort("n3"), &at(), &site, &[From::Backend]);
-        assert_eq!(asked.len(), 4);
+        assert_eq!(asked.len(), WAYS.len());
         assert_eq!(asked[2].question.target, "10.0.0.3:30053".parse().unwrap());
+        assert_eq!(asked[4].question.target, "10.0.0.3:30090".parse().unwrap());
     }
 
     #[test]
@@ -338,6 +365,18 @@ mod tests {
         assert_eq!(seen(local, Target::NodePort("n1"), "pod on n3"), kept);
         let short = r#"{"web-1": "n3", "web-2": "n3", "web-3": "n3"}"#;
         assert_eq!(seen(local, Target::NodePort("n3"), "node n3"), short);
+        let own = |way: &str, label: &str, target| {
+            let case = cases.iter().find(|c| c.label == label).unwrap();
+            let mut cells = cells(0, case, target, &at(), &site, &[From::Node]);
+            cells.retain(|c| c.way.name == way && SOURCES[c.source].title == "node n1");
+            cells.remove(0).expected
+        };
+        let listens = listener(&SOURCES[2]);
+        assert_eq!(own("SCTP4", local, Target::NodePort("n1")), listens);
+        assert_ne!(own("SCTP4", local, Target::NodePort("n3")), listens);
+        assert_ne!(own("TCP4", local, Target::NodePort("n1")), listens);
+        let ranged = "LoadBalancer for office";
+        assert_eq!(own("SCTP6", ranged, Target::NodePort("n1")), Expected::NoAnswer);
         let local = "LoadBalancer int=Cluster ext=Local";
         assert_eq!(seen(local, Target::LoadBalancer, "office via n3"), "Silence");
         assert_eq!(seen("LoadBalancer for pods", Target::LoadBalancer, "node n1"), "Silence");

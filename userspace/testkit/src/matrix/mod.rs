@@ -8,6 +8,7 @@ pub mod rules;
 mod scene;
 mod table;
 mod ways;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -24,11 +25,11 @@ pub use self::grid::From;
 pub use self::table::Outcome;
 
 use self::grid::{Cell, SOURCES, Site, Source};
-use self::probe::{Finding, Question};
+use self::probe::{Finding, Protocol, Question};
 use self::rules::{Front, Seen};
 use crate::cluster::netns::Netns;
 use crate::cluster::process::{Process, Spec};
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{Cluster, Node, Proxy};
 use crate::traffic::Failure;
 
 /// Time for a process to end that has told all.
@@ -43,6 +44,9 @@ pub struct Options {
     /// Only from these sources
     #[arg(long, value_enum, value_delimiter = ',', requires = "matrix")]
     pub from: Vec<From>,
+    /// Only by these protocols
+    #[arg(long, value_enum, value_delimiter = ',', requires = "matrix")]
+    pub over: Vec<Protocol>,
     /// How many times longer than usual answers are waited for, on a slow machine
     #[arg(long, default_value_t = 1, value_name = "TIMES")]
     pub patience: u32,
@@ -50,7 +54,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { only: Vec::new(), from: Vec::new(), patience: 1 }
+        Self { only: Vec::new(), from: Vec::new(), over: Vec::new(), patience: 1 }
     }
 }
 
@@ -73,6 +77,8 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
         labels.push([none.label.clone(), target.label()]);
     }
     let patience = u64::from(options.patience.max(1));
+    let wanted = |cell: &Cell| options.over.is_empty() || options.over.contains(&cell.way.protocol);
+    cells.retain(wanted);
     let mut judged = ask(cluster, &site, std::mem::take(&mut cells), patience)?;
     for (number, case) in cases.iter().enumerate() {
         let at = scene::create(cluster, &site, case, number)?;
@@ -84,11 +90,14 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
             labels.push([case.label.clone(), target.label()]);
         }
     }
+    cells.retain(wanted);
     let _listeners = ways::listeners(cluster, &node_ports)?;
-    scene::settle(cluster, &site)?;
+    if cluster.proxy() != Proxy::None {
+        scene::settle(cluster, &site)?;
+    }
     say(&format!("{} Services are served; {} cells are asked", cases.len(), cells.len()));
     judged.extend(ask(cluster, &site, cells, patience)?);
-    Ok(table::tell(&labels, &judged))
+    Ok(table::tell(&labels, &judged, cluster.proxy() == Proxy::KubeProxy))
 }
 
 /// Asks from all sources at once.

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::traffic::exchange::{Connection, Flow};
+use crate::traffic::exchange::{Association, Connection, Flow};
 use crate::traffic::{Answer, Failure};
 
 /// Questions under way at once. Most of them wait for an answer that never comes.
@@ -35,13 +35,25 @@ pub struct Config {
     pub questions: PathBuf,
 }
 
-/// Asks one address again and again, each time by a new connection or from a new UDP port.
+/// Protocols of service ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP, spoken in user space
+    Sctp,
+}
+
+/// Asks one address again and again, each time by a new connection or association or from a new UDP
+/// port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Question {
     /// Whom to ask.
     pub(super) target: SocketAddr,
-    /// UDP, or TCP.
-    pub(super) udp: bool,
+    /// By which protocol.
+    pub(super) protocol: Protocol,
     /// Address to ask from.
     pub(super) source: Option<IpAddr>,
     /// Ask until so many backends have answered ...
@@ -129,12 +141,22 @@ async fn ask(question: Question) -> Finding {
 
 async fn once(question: &Question, number: u64) -> io::Result<Answer> {
     let (start, limit) = (Instant::now(), Duration::from_millis(question.timeout_ms));
-    if question.udp {
-        let mut flow = Flow::open(question.target, question.source).await?;
-        flow.ask(number, start, limit).await
-    } else {
-        let mut connection = Connection::open(question.target, question.source, limit).await?;
-        connection.ask(number, start, limit).await
+    let Question { target, source, .. } = *question;
+    match question.protocol {
+        Protocol::Tcp => {
+            let mut connection = Connection::open(target, source, limit).await?;
+            connection.ask(number, start, limit).await
+        }
+        Protocol::Udp => {
+            let mut flow = Flow::open(target, source).await?;
+            flow.ask(number, start, limit).await
+        }
+        Protocol::Sctp => {
+            let mut association = Association::open(target, source, limit).await?;
+            let answer = association.ask(number, start, limit).await?;
+            association.close(limit).await;
+            Ok(answer)
+        }
     }
 }
 
@@ -145,7 +167,7 @@ mod tests {
     fn question(backends: usize) -> Question {
         Question {
             target: "192.0.2.1:80".parse().unwrap(),
-            udp: false,
+            protocol: Protocol::Tcp,
             source: None,
             backends,
             least: 3,

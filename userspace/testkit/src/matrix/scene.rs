@@ -105,14 +105,14 @@ pub(super) fn create(
         cluster: pair(&cluster.api().cluster_ips(&case.name)?)?,
         external,
         load_balancer,
-        node_ports: [node_port(0), node_port(1)],
+        node_ports: [node_port(0), node_port(1), node_port(2)],
     })
 }
 
 /// The frontends of no Service.
 pub(super) fn nowhere(site: &Site) -> Frontends {
     let none = site.unallocated;
-    Frontends { cluster: none, external: none, load_balancer: none, node_ports: [0, 0] }
+    Frontends { cluster: none, external: none, load_balancer: none, node_ports: [0; 3] }
 }
 
 /// One slice for each family; without endpoints none at all.

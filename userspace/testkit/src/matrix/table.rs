@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use super::grid::{Cell, SOURCES, Source};
 use super::rules::{Expected, Seen};
+use super::witness::Difference;
 
 /// The matrix as text, and how much of it is as it must be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Outcome {
     pub rows: Vec<Vec<String>>,
     /// A line for each square in which something else was seen.
     pub differing: Vec<String>,
+    /// What kube-proxy is known to do otherwise, each with the number of cells that show it.
+    pub known: Vec<(&'static str, usize)>,
     /// Number of cells as expected: square, protocol and family.
     pub met: usize,
     /// Number of all cells.
@@ -24,25 +27,39 @@ pub struct Outcome {
     pub late: u64,
 }
 
-/// Tells of cells, in the rows' order, with what was seen; `labels` names the rows.
-pub(super) fn tell(labels: &[[String; 2]], cells: &[(Cell, Seen)]) -> Outcome {
+/// Tells of cells, in the rows' order, with what was seen; `labels` names the rows. What kube-proxy is
+/// known to do otherwise is told apart where it runs (`witness`).
+pub(super) fn tell(labels: &[[String; 2]], cells: &[(Cell, Seen)], witness: bool) -> Outcome {
     let mut squares: BTreeMap<(usize, usize), Vec<&(Cell, Seen)>> = BTreeMap::new();
     for cell in cells {
         squares.entry((cell.0.row, cell.0.source)).or_default().push(cell);
     }
     let late = cells.iter().map(|(_, seen)| seen.late).sum();
     let mut outcome = Outcome { total: cells.len(), late, ..Outcome::default() };
+    let known = |cell: &Cell, seen: &Seen| {
+        let known = cell.witness.filter(|_| witness && !cell.expected.met(seen));
+        known.filter(|difference| difference.explains(&cell.expected, seen))
+    };
+    let mut shown: BTreeMap<Difference, usize> = BTreeMap::new();
+    for difference in cells.iter().filter_map(|(cell, seen)| known(cell, seen)) {
+        *shown.entry(difference).or_default() += 1;
+    }
+    outcome.known = shown.into_iter().map(|(what, number)| (what.text(), number)).collect();
     outcome.header = vec!["SERVICE".to_owned(), "ASKED AT".to_owned()];
     outcome.header.extend(SOURCES.iter().map(|source| source.title.to_owned()));
     for (row, label) in labels.iter().enumerate() {
         let mut line = label.to_vec();
         for (number, source) in SOURCES.iter().enumerate() {
             let square = squares.get(&(row, number)).map_or(&[][..], Vec::as_slice);
-            let wrong: Vec<&(Cell, Seen)> =
+            let otherwise: Vec<&(Cell, Seen)> =
                 square.iter().copied().filter(|(cell, seen)| !cell.expected.met(seen)).collect();
-            outcome.met += square.len() - wrong.len();
+            outcome.met += square.len() - otherwise.len();
+            let mut wrong = otherwise.clone();
+            wrong.retain(|(cell, seen)| known(cell, seen).is_none());
             line.push(if square.is_empty() {
                 "-".to_owned()
+            } else if wrong.is_empty() && !otherwise.is_empty() {
+                format!("~~ {}", ways(otherwise.iter().map(|(cell, _)| cell)))
             } else if wrong.is_empty() {
                 by_way(square.iter().map(|(c, _)| (c, expected(&c.expected, source))))
             } else {
@@ -84,15 +101,22 @@ fn by_way<'a>(texts: impl Iterator<Item = (&'a Cell, String)>) -> String {
 }
 
 fn ways<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
-    let names: Vec<&str> = cells.map(|cell| cell.way.name).collect();
-    match names.as_slice() {
-        ["TCP4", "TCP6", "UDP4", "UDP6"] => "all".to_owned(),
-        ["TCP4", "TCP6"] => "TCP".to_owned(),
-        ["UDP4", "UDP6"] => "UDP".to_owned(),
-        ["TCP4", "UDP4"] => "v4".to_owned(),
-        ["TCP6", "UDP6"] => "v6".to_owned(),
-        names => names.join(","),
+    let mut names: Vec<&str> = cells.map(|cell| cell.way.name).collect();
+    // What comes in pairs, or in all protocols, has a shorter name.
+    for (short, long) in [
+        ("all", &["TCP4", "TCP6", "UDP4", "UDP6", "SCTP4", "SCTP6"][..]),
+        ("v4", &["TCP4", "UDP4", "SCTP4"]),
+        ("v6", &["TCP6", "UDP6", "SCTP6"]),
+        ("TCP", &["TCP4", "TCP6"]),
+        ("UDP", &["UDP4", "UDP6"]),
+        ("SCTP", &["SCTP4", "SCTP6"]),
+    ] {
+        if long.iter().all(|name| names.contains(name)) {
+            names.retain(|name| !long.contains(name));
+            names.push(short);
+        }
     }
+    names.join(",")
 }
 
 fn expected(expected: &Expected, source: &Source) -> String {
@@ -148,20 +172,20 @@ fn answers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, source: &Source)
 #[cfg(test)]
 mod tests {
     use super::super::grid::WAYS;
-    use super::super::probe::Question;
+    use super::super::probe::{Protocol, Question};
     use super::*;
 
     fn cell(way: usize, expected: Expected, seen: Seen) -> (Cell, Seen) {
         let question = Question {
             target: "192.0.2.1:80".parse().unwrap(),
-            udp: false,
+            protocol: Protocol::Tcp,
             source: None,
             backends: 1,
             least: 1,
             most: 1,
             timeout_ms: 1,
         };
-        (Cell { row: 0, source: 0, way: WAYS[way], question, expected }, seen)
+        (Cell { row: 0, source: 0, way: WAYS[way], question, expected, witness: None }, seen)
     }
 
     fn answered(backends: &[(&str, &str)]) -> (Expected, Seen) {
@@ -176,19 +200,35 @@ mod tests {
         let labels = [["svc".to_owned(), "ClusterIP".to_owned()]];
         let (all, good) = answered(&[("web-1", "n1"), ("web-2", "client-n1")]);
         let silent = Seen { silent: 2, ..Seen::default() };
-        let mut cells: Vec<_> = (0..4).map(|w| cell(w, all.clone(), good.clone())).collect();
-        let outcome = tell(&labels, &cells);
+        let mut cells: Vec<_> = (0..6).map(|w| cell(w, all.clone(), good.clone())).collect();
+        let outcome = tell(&labels, &cells, false);
         assert_eq!(outcome.rows[0][2..4], ["2 kept, 1 by n1", "-"]);
-        assert_eq!((outcome.met, outcome.total, outcome.differing.len()), (4, 4, 0));
+        assert_eq!((outcome.met, outcome.total, outcome.differing.len()), (6, 6, 0));
         cells[1] = cell(1, all.clone(), silent.clone());
-        cells[3] = cell(3, Expected::Refused, silent);
-        let outcome = tell(&labels, &cells);
+        for way in [3, 5] {
+            cells[way] = cell(way, Expected::Refused, silent.clone());
+        }
+        let outcome = tell(&labels, &cells, false);
         assert_eq!(outcome.rows[0][2], "!! v6");
-        assert_eq!((outcome.met, outcome.total), (2, 4));
+        assert_eq!((outcome.met, outcome.total), (3, 6));
         assert_eq!(
             outcome.differing,
             ["svc, ClusterIP, pod on n1: TCP6 must be 2 kept, 1 by n1, was silence; \
-              UDP6 must be refused, was silence"]
+              UDP6,SCTP6 must be refused, was silence"]
         );
+    }
+
+    #[test]
+    fn what_kube_proxy_is_known_for_is_no_news_where_it_runs_and_news_elsewhere() {
+        let labels = [["svc".to_owned(), "ClusterIP".to_owned()]];
+        let failed = Seen { other: 2, ..Seen::default() };
+        let mut one = cell(2, Expected::Refused, failed);
+        one.0.witness = Some(Difference::OwnDatagrams);
+        let outcome = tell(&labels, &[one.clone()], true);
+        assert_eq!((outcome.met, outcome.differing.len()), (0, 0));
+        assert_eq!(outcome.known, [(Difference::OwnDatagrams.text(), 1)]);
+        assert_eq!(outcome.rows[0][2], "~~ UDP4");
+        let outcome = tell(&labels, &[one], false);
+        assert_eq!((outcome.known.len(), outcome.differing.len()), (0, 1));
     }
 }

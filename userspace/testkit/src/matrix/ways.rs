@@ -55,14 +55,17 @@ pub(super) fn world(cluster: &Cluster, site: &Site) -> Result<Process> {
         world
     };
     let ports = PORTS.map(|(_, port, _)| port).into_iter().chain([OTHER_PORT]);
-    let ports: Vec<(&str, u16)> = ports.map(|port| ("--tcp", port)).collect();
+    let ports: Vec<(&str, u16)> =
+        ports.flat_map(|port| [("--tcp", port), ("--sctp", port)]).collect();
     echo(WORLD, &ports, cluster.program(), |spec| cluster.keeper().spawn(&world, spec))
 }
 
-/// Servers of the nodes themselves at these node ports (TCP and UDP), which must not be heard where
+/// Servers of the nodes themselves at these node ports (as [`PORTS`]), which must not be heard where
 /// a node port is open. They end when dropped.
-pub(super) fn listeners(cluster: &Cluster, node_ports: &[[u16; 2]]) -> Result<Vec<Process>> {
-    let ports = node_ports.iter().flat_map(|[tcp, udp]| [("--tcp", *tcp), ("--udp", *udp)]);
+pub(super) fn listeners(cluster: &Cluster, node_ports: &[[u16; 3]]) -> Result<Vec<Process>> {
+    let ports = node_ports
+        .iter()
+        .flat_map(|[tcp, udp, sctp]| [("--tcp", *tcp), ("--udp", *udp), ("--sctp", *sctp)]);
     let ports: Vec<(&str, u16)> = ports.collect();
     let nodes = [WITH, WITHOUT].into_iter();
     let start = |node: &str| {
@@ -89,10 +92,14 @@ fn echo(
     Ok(process)
 }
 
+/// Servers of SCTP choose the address they answer from; the world has its own by routes only.
+const ANY_SOURCE: [(&str, &str); 1] = [("ipv6/ip_nonlocal_bind", "1")];
+
 /// The namespace of the world has all service addresses; the router sends there what has no other
 /// way.
 fn join(router: &Netns, world: &Netns, ranges: &[String]) -> Result<()> {
     world.sysctl(&ICMP, false)?;
+    world.sysctl(&ANY_SOURCE, false)?;
     let [v4, v6] = ROUTER;
     router.ip(&format!(
         "link add {WORLD} type veth peer name {UPLINK} netns {}\nlink set {WORLD} up\n\

@@ -18,6 +18,10 @@ pub enum Kind {
     Connections,
     /// One TCP connection that asks again and again
     Stream,
+    /// New SCTP associations at a rate, each asks once
+    Associations,
+    /// One SCTP association that asks again and again
+    Association,
     /// UDP questions at a rate, each from a socket of its own
     Datagrams,
     /// One UDP socket that asks again and again
@@ -35,7 +39,7 @@ pub struct Config {
     /// Network namespace to start from: its file
     #[arg(long, value_name = "PATH")]
     pub netns: PathBuf,
-    /// Connections or datagrams a second
+    /// Connections, associations or datagrams a second
     #[arg(long, default_value_t = 200)]
     pub per_s: u32,
     /// Milliseconds between an answer and the next question of a stream or flow
@@ -65,6 +69,8 @@ pub fn execute(config: &Config) -> Result<()> {
     let load = match config.kind {
         Kind::Connections => Load::Connections { per_s: config.per_s },
         Kind::Stream => Load::Stream { pause },
+        Kind::Associations => Load::Associations { per_s: config.per_s },
+        Kind::Association => Load::Association { pause },
         Kind::Datagrams => Load::Datagrams { per_s: config.per_s },
         Kind::Flow => Load::Flow { pause },
     };

@@ -10,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::report::Answer;
+use crate::sctp::Client;
 
 /// A TCP connection to an echo server.
 #[derive(Debug)]
@@ -48,12 +49,7 @@ impl Connection {
         if timeout(limit, asked).await?? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match parse(&self.line) {
-            Some((backend, client, n)) if n == number => {
-                Ok(Answer { backend, client, latency: start.elapsed() })
-            }
-            _ => Err(wrong(number, &self.line)),
-        }
+        answered(&self.line, number, start)
     }
 }
 
@@ -98,6 +94,48 @@ impl Flow {
             }
         };
         timeout(limit, asked).await?
+    }
+}
+
+/// An SCTP association with an echo server.
+#[derive(Debug)]
+pub(crate) struct Association(Client);
+
+impl Association {
+    pub(crate) async fn open(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        limit: Duration,
+    ) -> io::Result<Self> {
+        Ok(Self(timeout(limit, Client::connect(target, source)).await??))
+    }
+
+    /// Asks once; the latency counts from `start`.
+    pub(crate) async fn ask(
+        &mut self,
+        number: u64,
+        start: Instant,
+        limit: Duration,
+    ) -> io::Result<Answer> {
+        self.0.send(format!("{number}\n").as_bytes())?;
+        let text = timeout(limit, self.0.receive()).await??;
+        let text = String::from_utf8_lossy(&text);
+        answered(&text, number, start)
+    }
+
+    /// Shuts down; whoever does not answer that has been aborted after `limit`.
+    pub(crate) async fn close(self, limit: Duration) {
+        let _ = timeout(limit, self.0.close()).await;
+    }
+}
+
+/// The answer to the question of this number; an error if it is to another.
+fn answered(text: &str, number: u64, start: Instant) -> io::Result<Answer> {
+    match parse(text) {
+        Some((backend, client, n)) if n == number => {
+            Ok(Answer { backend, client, latency: start.elapsed() })
+        }
+        _ => Err(wrong(number, text)),
     }
 }
 

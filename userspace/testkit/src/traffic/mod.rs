@@ -28,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 pub use self::report::{Answer, Failure, Recorder, Report};
 
-use self::exchange::{Connection, Flow};
+use self::exchange::{Association, Connection, Flow};
 use crate::cluster::netns::Netns;
 
 /// Attempts that may be under way at once; past it the load waits, and the rate is not held.
@@ -52,12 +52,22 @@ pub enum Load {
         /// Pause between an answer and the next question.
         pause: Duration,
     },
+    /// SCTP: new associations, each asks once and shuts down.
+    Associations {
+        /// Associations started per second.
+        per_s: u32,
+    },
+    /// SCTP: one association that asks again and again, and is made anew when it breaks.
+    Association {
+        /// Pause between an answer and the next question.
+        pause: Duration,
+    },
     /// UDP: a socket, so a flow, of its own for each question.
     Datagrams {
         /// Questions per second.
         per_s: u32,
     },
-    /// UDP: one socket that asks again and again.
+    /// UDP: one socket that asks again and again, and is made anew when the kernel ends it.
     Flow {
         /// Pause between an answer and the next question.
         pause: Duration,
@@ -171,10 +181,12 @@ impl Drop for Running {
 
 async fn drive(plan: Plan, notes: Arc<Recorder>, stopped: watch::Receiver<bool>) {
     match plan.load {
-        Load::Connections { per_s } | Load::Datagrams { per_s } => {
+        Load::Connections { per_s } | Load::Datagrams { per_s } | Load::Associations { per_s } => {
             many(plan, per_s, &notes, stopped).await
         }
-        Load::Stream { pause } => stream(plan, pause, &notes, &stopped).await,
+        Load::Stream { pause } | Load::Association { pause } => {
+            stream(plan, pause, &notes, &stopped).await
+        }
         Load::Flow { pause } => flow(plan, pause, &notes, &stopped).await,
     }
 }
@@ -194,6 +206,7 @@ async fn many(plan: Plan, per_s: u32, notes: &Arc<Recorder>, mut stopped: watch:
         tokio::spawn(async move {
             let result = match plan.load {
                 Load::Datagrams { .. } => one_datagram(plan, number).await,
+                Load::Associations { .. } => one_association(plan, number, &notes).await,
                 _ => one_connection(plan, number, &notes).await,
             };
             notes.note(result, Instant::now());
@@ -216,18 +229,52 @@ async fn one_datagram(plan: Plan, number: u64) -> std::io::Result<Answer> {
     flow.ask(number, Instant::now(), plan.timeout).await
 }
 
+async fn one_association(plan: Plan, number: u64, notes: &Recorder) -> std::io::Result<Answer> {
+    let start = Instant::now();
+    let mut association = Association::open(plan.target, plan.source, plan.timeout).await?;
+    notes.connected();
+    let answer = association.ask(number, start, plan.timeout).await?;
+    association.close(plan.timeout).await;
+    Ok(answer)
+}
+
+/// What a stream asks by.
+enum Line {
+    Tcp(Connection),
+    Sctp(Association),
+}
+
+impl Line {
+    async fn open(plan: Plan) -> std::io::Result<Self> {
+        let Plan { target, source, timeout, .. } = plan;
+        Ok(match plan.load {
+            Load::Association { .. } => {
+                Self::Sctp(Association::open(target, source, timeout).await?)
+            }
+            _ => Self::Tcp(Connection::open(target, source, timeout).await?),
+        })
+    }
+
+    async fn ask(&mut self, number: u64, limit: Duration) -> std::io::Result<Answer> {
+        match self {
+            Self::Tcp(connection) => connection.ask(number, Instant::now(), limit).await,
+            Self::Sctp(association) => association.ask(number, Instant::now(), limit).await,
+        }
+    }
+}
+
 async fn stream(plan: Plan, pause: Duration, notes: &Recorder, stopped: &watch::Receiver<bool>) {
-    let mut connection = None;
+    let mut line = None;
     for number in 0..plan.limit.unwrap_or(u64::MAX) {
         if *stopped.borrow() {
             break;
         }
-        let result = match &mut connection {
-            Some(open) => Connection::ask(open, number, Instant::now(), plan.timeout).await,
-            None => match Connection::open(plan.target, plan.source, plan.timeout).await {
+        let result = match &mut line {
+            Some(open) => Line::ask(open, number, plan.timeout).await,
+            None => match Line::open(plan).await {
                 Ok(open) => {
                     notes.connected();
-                    connection.insert(open).ask(number, Instant::now(), plan.timeout).await
+                    line.insert(open).ask(number, plan.timeout).await
                 }
                 Err(e) => Err(e),
             },
@@ -235,7 +282,7 @@ async fn stream(plan: Plan, pause: Duration, notes: &Recorder, stopped: &watch::
         let broken = result.is_err();
         notes.note(result, Instant::now());
         if broken {
-            connection = None;
+            line = None;
         }
         rest(if broken { RECONNECT_PAUSE } else { pause }).await;
     }
@@ -251,7 +298,15 @@ async fn flow(plan: Plan, pause: Duration, notes: &Recorder, stopped: &watch::Re
             break;
         }
         let result = flow.ask(number, Instant::now(), plan.timeout).await;
+        let ended = result.as_ref().is_err_and(|e| Failure::of(e) == Failure::Reset);
         notes.note(result, Instant::now());
+        if ended {
+            // The kernel has taken its peer from it (SOCK_DESTROY).
+            match Flow::open(plan.target, plan.source).await {
+                Ok(new) => flow = new,
+                Err(e) => return notes.note(Err(e), Instant::now()),
+            }
+        }
         rest(pause).await;
     }
 }

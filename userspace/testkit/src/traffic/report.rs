@@ -18,7 +18,7 @@ const DESCRIBED: usize = 10;
 pub enum Failure {
     /// RST to a SYN, or ICMP port unreachable.
     Refused,
-    /// RST to an established connection.
+    /// RST to an established connection, or the kernel ended the socket.
     Reset,
     /// No answer in time.
     TimedOut,
@@ -36,6 +36,10 @@ impl Failure {
     /// What an error of a socket means.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
+        if error.raw_os_error() == Some(nix::errno::Errno::EDESTADDRREQ as i32) {
+            // A socket that the kernel has ended has no peer any more (SOCK_DESTROY).
+            return Self::Reset;
+        }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::ConnectionReset

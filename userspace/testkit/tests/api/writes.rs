@@ -40,11 +40,7 @@ fn k28_stale_versions_conflict_and_equal_writes_are_none() {
     assert_eq!(put(&server, &path, &service("a")).code, 200, "without a version it overwrites");
     assert_eq!(put(&server, &format!("{SERVICES}/new"), &service("new")).code, 201, "and creates");
     let other = json!({"metadata": {"uid": "another", "labels": {"x": "w"}}});
-    assert_eq!(
-        patch(&server, &path, "merge-patch+json", &other).code,
-        409,
-        "precondition on the uid"
-    );
+    assert_eq!(patch(&server, &path, "merge-patch+json", &other).code, 422, "another uid");
 }
 
 #[test]
@@ -166,7 +162,7 @@ fn k27_apply_creates_owns_conflicts_and_removes_what_is_left_out() {
     let server = still_server();
     let mut object = service("a");
     object["metadata"]["labels"] = json!({"one": "1", "two": "2"});
-    assert_eq!(apply(&server, "", "", &object).code, 400, "a manager is needed");
+    assert_eq!(apply(&server, "", "", &object).code, 422, "a manager is needed");
     let created = apply(&server, "ours", "", &object);
     assert_eq!(created.code, 201, "{}", created.text);
     let again = apply(&server, "ours", "", &object);

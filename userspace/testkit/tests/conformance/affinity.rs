@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::rig::{ALL, End, Rig, SOON, WAYS, Way, rig};
+use crate::rig::{ALL, End, Rig, SOON, WAYS, Way, patient, rig};
 
 /// Services asked at once: with eight bindings, chance draws all of them again once in 6,561.
 const SERVICES: [&str; 2] = ["sticky-1", "sticky-2"];
@@ -92,7 +92,7 @@ fn r23_bindings_outlive_the_agent() {
         node.stop_agent(signal).unwrap();
         assert_eq!(bound(rig, &targets), first, "without an agent");
         node.start_agent().unwrap();
-        node.wait_agent_ready(Duration::from_secs(60)).unwrap();
+        node.wait_agent_ready(patient(Duration::from_secs(60))).unwrap();
         assert_eq!(bound(rig, &targets), first, "with another agent");
     }
     remove(rig);

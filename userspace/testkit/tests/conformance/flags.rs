@@ -8,13 +8,13 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice_testkit::cluster;
 
-use crate::rig::{ALL, Rig, WAYS, Way, rig};
+use crate::rig::{ALL, Rig, WAYS, Way, patient, rig};
 
 const CLIENT: &str = "client-n1";
 const NODE: &str = "n1";
 
 /// Runs `work` while the agent of n1 has these flags.
-fn with(rig: &Rig, flags: &[&str], work: impl FnOnce()) {
+pub(crate) fn with(rig: &Rig, flags: &[&str], work: impl FnOnce()) {
     restart(rig, flags);
     // Also after a failure: other tests share the cluster.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
@@ -28,11 +28,11 @@ fn restart(rig: &Rig, flags: &[&str]) {
     let node = rig.cluster.node(NODE).unwrap();
     node.stop_agent(Signal::SIGTERM).unwrap();
     node.start_agent_with(flags).unwrap();
-    node.wait_agent_ready(Duration::from_secs(60)).unwrap();
+    node.wait_agent_ready(patient(Duration::from_secs(60))).unwrap();
 }
 
 /// A NodePort Service with all backends, and its port at an address.
-fn node_port(rig: &Rig, name: &str) -> impl Fn(&[IpAddr], Way) -> SocketAddr {
+pub(crate) fn node_port(rig: &Rig, name: &str) -> impl Fn(&[IpAddr], Way) -> SocketAddr + use<> {
     rig.service(name, json!({ "type": "NodePort" }));
     rig.endpoints(name, &ALL);
     let object = rig.cluster.store().get("services", "default", name).unwrap();
@@ -43,7 +43,7 @@ fn node_port(rig: &Rig, name: &str) -> impl Fn(&[IpAddr], Way) -> SocketAddr {
 }
 
 /// Addresses of n1 on the nodes' network and of its bridge.
-fn addresses(rig: &Rig) -> ([IpAddr; 2], Vec<IpAddr>) {
+pub(crate) fn addresses(rig: &Rig) -> ([IpAddr; 2], Vec<IpAddr>) {
     let node = rig.cluster.node(NODE).unwrap();
     let plan = node.plan();
     let bridge = node.pod_cidrs().iter().map(|cidr| cidr.hosts().next().unwrap());

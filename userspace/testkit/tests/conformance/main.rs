@@ -4,8 +4,11 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use sluice_testkit::cluster::ApiServer;
+
 mod addresses;
 mod affinity;
+mod detectors;
 mod established;
 mod flags;
 mod fragments;
@@ -14,4 +17,10 @@ mod packets;
 mod ranges;
 mod restart;
 mod rig;
+mod schedulers;
+mod sctp;
 mod udp;
+mod weights;
+
+/// The API server of the cluster.
+const API: ApiServer = ApiServer::Embedded;

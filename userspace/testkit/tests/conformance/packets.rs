@@ -8,13 +8,14 @@ use std::time::Duration;
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::rig::{Rig, WAYS, rig};
+use crate::rig::{Rig, WAYS, patient, rig};
 
 const CLIENT: &str = "client-n1";
 
-/// RFC 1071, over whole words.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+/// RFC 1071.
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let low = |word: &[u8]| word.get(1).map_or(0, |low| u32::from(*low));
+    let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | low(word));
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
@@ -29,7 +30,7 @@ fn echo(rig: &Rig, from: &str, target: IpAddr) -> Result<(), ErrorKind> {
         };
         let mut socket = Socket::new(domain, Type::RAW, Some(protocol))?;
         socket.connect(&SocketAddr::new(target, 0).into())?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        socket.set_read_timeout(Some(patient(Duration::from_millis(500))))?;
         let mut request = [kind, 0, 0, 0, 0x51, 0x1c, 0, 1];
         // The kernel does it for ICMPv6, where it needs the addresses.
         let sum = checksum(&request);
@@ -71,7 +72,7 @@ fn r35_a_servers_segment_outside_of_its_window_ends_no_connection() {
         rig.settle(CLIENT, target, way, &[backend]);
         let open = rig.netns(CLIENT).run(|| TcpStream::connect(target)).unwrap();
         let mut stream = open.unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.set_read_timeout(Some(patient(Duration::from_secs(2)))).unwrap();
         ask(&mut stream).unwrap();
         let IpAddr::V4(server) = rig.cluster.pod(backend).unwrap().addresses[0] else { panic!() };
         let port = stream.local_addr().unwrap().port();
@@ -112,7 +113,7 @@ fn inject(
     segment[16..18].copy_from_slice(&checksum(&pseudo));
     let answered = rig.netns(from).run(|| -> std::io::Result<bool> {
         let mut socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
-        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        socket.set_read_timeout(Some(patient(Duration::from_millis(200))))?;
         socket.send_to(&segment, &SocketAddr::from((dst.0, 0)).into())?;
         let mut packet = [0; 128];
         loop {

@@ -1,13 +1,16 @@
 //! loadBalancerSourceRanges that change under traffic.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::json;
 use sluice_testkit::traffic::Failure;
 
-use crate::rig::{ALL, End, SOON, WAYS, rig, until};
+use socket2::{Domain, Socket, Type};
+
+use crate::rig::{ALL, End, Rig, SOON, WAYS, Way, patient, rig, until};
 
 const NAME: &str = "walled";
 const ADDRESSES: [&str; 2] = ["198.18.0.1", "2001:db8:18::1"];
@@ -55,5 +58,75 @@ fn r17_r48_narrowed_ranges_shut_out_new_connections_and_cut_none() {
             rig.settle(from, target, way, &ALL);
         }
         rig.remove(NAME);
+    }
+}
+
+/// The second pair of addresses of the same Service, which the office has.
+const OTHERS: [&str; 2] = ["198.18.0.2", "2001:db8:18::2"];
+
+/// Asks from an address that the office has beside its own; whether anybody answered.
+fn answered(rig: &Rig, way: Way, source: IpAddr, target: SocketAddr) -> bool {
+    let wait = patient(Duration::from_millis(500));
+    let from = SocketAddr::new(source, 0);
+    let asked = rig.netns("office").run(|| -> std::io::Result<usize> {
+        if way.udp {
+            let socket = UdpSocket::bind(from)?;
+            socket.connect(target)?;
+            socket.set_read_timeout(Some(wait))?;
+            socket.send(b"who")?;
+            return socket.recv(&mut [0; 1500]);
+        }
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&target.into(), wait)?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(wait))?;
+        stream.write_all(b"who\n")?;
+        stream.read(&mut [0; 1500])
+    });
+    asked.unwrap().is_ok_and(|octets| octets > 0)
+}
+
+/// Where the node is in the ranges, what comes from the Service's own addresses is let in: some clouds'
+/// balancers send with them. Where it is not, it is not.
+#[test]
+fn r17_with_the_node_in_the_ranges_own_addresses_are_let_in() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let (router, office) = (&rig.cluster.network().router, rig.netns("office"));
+    let plan = rig.cluster.node("n1").unwrap().plan();
+    let to_node = [IpAddr::from(plan.v4), plan.v6.into()];
+    let to_office: [IpAddr; 2] = ["192.168.88.10".parse().unwrap(), "fd00:88::10".parse().unwrap()];
+    for at in 0..2 {
+        let bits = if at == 0 { 32 } else { 128 };
+        let route =
+            |address: &str, via: IpAddr| format!("route replace {address}/{bits} via {via}\n");
+        router.ip(&route(ADDRESSES[at], to_node[at])).unwrap();
+        router.ip(&route(OTHERS[at], to_office[at])).unwrap();
+        office.ip(&format!("addr replace {}/{bits} dev lo\n", OTHERS[at])).unwrap();
+    }
+    let all = [ADDRESSES, OTHERS].concat();
+    for (ranges, let_in) in [
+        (to_node.map(|ip| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })), true),
+        (["192.0.2.0/24".to_owned(), "2001:db8:9::/64".to_owned()], false),
+    ] {
+        let spec = json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ranges });
+        rig.service(NAME, spec);
+        rig.ingress(NAME, &all);
+        rig.endpoints(NAME, &ALL);
+        for way in WAYS {
+            let pick = |pair: [&str; 2]| way.pick(&pair.map(|ip| ip.parse().unwrap()));
+            let target = SocketAddr::new(pick(ADDRESSES), way.port());
+            // The office itself is in neither; without a frontend it would be told so.
+            until(&format!("{way:?} to be walled"), SOON, || {
+                rig.ask("office", target, way) == End::Not(Failure::TimedOut)
+            });
+            assert_eq!(answered(rig, way, pick(OTHERS), target), let_in, "{way:?}");
+        }
+        rig.remove(NAME);
+    }
+    for (address, bits) in OTHERS.into_iter().zip([32, 128]) {
+        office.ip(&format!("addr del {address}/{bits} dev lo\n")).unwrap();
+        router.ip(&format!("route del {address}/{bits}\n")).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::rig::{SOON, WAYS, rig, until};
+use crate::rig::{SOON, WAYS, patient, rig, until};
 
 const CLIENT: &str = "client-n1";
 
@@ -42,7 +42,7 @@ fn r37_what_changed_without_agents_is_made_up_for_and_the_rest_never_notices() {
             node.start_agent().unwrap();
         }
         for node in rig.cluster.nodes() {
-            node.wait_agent_ready(Duration::from_secs(60)).unwrap();
+            node.wait_agent_ready(patient(Duration::from_secs(60))).unwrap();
         }
         rig.settle_all(CLIENT, &comes, &["web-1"]);
         rig.settle_all(CLIENT, &goes, &[]);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sluice_testkit::cluster::netns::Netns;
 use sluice_testkit::cluster::process::Spec;
-use sluice_testkit::cluster::{self, Cluster, Options};
+use sluice_testkit::cluster::{self, ApiServer, Cluster, Options};
+use sluice_testkit::kubernetes;
 use sluice_testkit::traffic::{self, Failure, Load, Plan, Report, Running};
 
 /// Ports of all Services here.
@@ -23,6 +24,9 @@ pub(crate) const BACKENDS: [(&str, &str); 3] = [("web-1", "n1"), ("web-2", "n1")
 pub(crate) const ALL: [&str; 3] = ["web-1", "web-2", "web-3"];
 /// Time for a change to come to all nodes, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// An emulated processor takes so many times as long (the machines of `cargo xtask vm` say that they
+/// are such).
+const EMULATED: u32 = 8;
 /// An answer is late, or there is none.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// After this nobody has answered.
@@ -64,6 +68,11 @@ impl Way {
     }
 }
 
+/// A time in which something is done on a processor of one's own: longer where that is emulated.
+pub(crate) fn patient(time: Duration) -> Duration {
+    if std::env::var_os("SLUICE_VM").is_some() { time * EMULATED } else { time }
+}
+
 /// How a question ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -82,8 +91,10 @@ static RIG: Mutex<Option<Rig>> = Mutex::new(None);
 /// The cluster, for one test at a time; `None` after telling why this machine has none.
 pub(crate) fn rig() -> Option<MutexGuard<'static, Option<Rig>>> {
     let sluice = agent();
+    let real = crate::API == ApiServer::Kubernetes;
     let reason = match (cluster::missing(), sluice.is_file()) {
         (Some(reason), _) => reason.to_owned(),
+        (None, true) if real => kubernetes::missing(&kubernetes::API).unwrap_or_default(),
         (None, true) => String::new(),
         (None, false) => {
             format!("no agent at {}: cargo build -p sluice-agent", sluice.display())
@@ -115,10 +126,13 @@ impl Rig {
             sluice: Some(sluice),
             testkit: Some(env!("CARGO_BIN_EXE_sluice-testkit").into()),
             cgroups: cluster::has_cgroups(),
+            api: crate::API,
             ..Options::default()
         };
         let cluster = Cluster::start(options).unwrap();
-        let ports = PORTS.map(|(protocol, _, target)| (protocol, target));
+        // SCTP for the tests and the matrix that ask by it.
+        let ports = PORTS.map(|(protocol, _, target)| (protocol, target)).into_iter();
+        let ports: Vec<(&str, u16)> = ports.chain([("SCTP", 9090)]).collect();
         for (name, node) in BACKENDS {
             cluster.apply(cluster::pod(name, node, "echo", &json!({}), &ports)).unwrap();
         }
@@ -207,6 +221,7 @@ impl Rig {
 
     /// Asks from a namespace; for a node by a process of it, so that it is in the node's cgroup.
     fn run(&self, from: &str, at: SocketAddr, way: Way, times: u64, timeout: Duration) -> Report {
+        let timeout = patient(timeout);
         let Ok(node) = self.cluster.node(from) else {
             let plan = Plan { timeout, ..Plan::new(at, way.load()).limit(times) };
             return traffic::run(&self.netns(from), plan).unwrap();
@@ -237,14 +252,26 @@ impl Rig {
 
     /// Starts questions that go on until they are stopped.
     pub(crate) fn start(&self, from: &str, target: SocketAddr, load: Load) -> Running {
-        let plan = Plan { timeout: SILENCE, ..Plan::new(target, load) };
+        let plan = Plan { timeout: patient(SILENCE), ..Plan::new(target, load) };
         traffic::start(&self.netns(from), plan).unwrap()
     }
 
     /// Waits until exactly these backends answer (nobody: until there is no answer).
     pub(crate) fn settle(&self, from: &str, target: SocketAddr, way: Way, backends: &[&str]) {
+        self.settle_within(from, target, way, backends, SOON);
+    }
+
+    /// [`Rig::settle`], with a time of its own.
+    pub(crate) fn settle_within(
+        &self,
+        from: &str,
+        target: SocketAddr,
+        way: Way,
+        backends: &[&str],
+        limit: Duration,
+    ) {
         let expected: BTreeSet<&str> = backends.iter().copied().collect();
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + patient(limit);
         loop {
             let times = if backends.is_empty() { 2 } else { 8 * backends.len() as u64 };
             let report = self.run(from, target, way, times, SILENCE);
@@ -268,9 +295,9 @@ impl Rig {
     }
 }
 
-/// Waits until `is` holds; how long that took.
+/// Waits until `is` holds, patiently; how long that took.
 pub(crate) fn until(what: &str, limit: Duration, is: impl Fn() -> bool) -> Duration {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patient(limit));
     while !is() {
         assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
         sleep(Duration::from_millis(1));

@@ -1,15 +1,17 @@
 //! UDP clients that keep their port for ever: they follow the endpoints all the same.
 
+use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice_testkit::cluster::process::Spec;
 use sluice_testkit::cluster::topology::{OFFICE_V4, OFFICE_V6};
-use sluice_testkit::traffic::{Failure, Running};
+use sluice_testkit::traffic::{Failure, Report, Running};
 
-use crate::rig::{ALL, End, PORTS, Rig, SOON, WAYS, Way, rig, until};
+use crate::rig::{ALL, End, PORTS, Rig, SOON, WAYS, Way, patient, rig, until};
 
 const CLIENT: &str = "client-n1";
 const NAME: &str = "flow";
@@ -60,7 +62,7 @@ fn r31_a_flow_moves_within_100_ms_of_its_slices_change() {
         let report = flow.stop().unwrap();
         // The median: this machine may be busy for a moment.
         took.sort();
-        assert!(took[took.len() / 2] <= MOVED, "{way:?}: {took:?}");
+        assert!(took[took.len() / 2] <= patient(MOVED), "{way:?}: {took:?}");
         assert_eq!(report.failed(), 0, "{way:?}: {report:?}");
     }
     rig.remove(NAME);
@@ -143,7 +145,7 @@ fn r54_flows_end_with_their_service() {
         let flow = rig.start(CLIENT, target, way.lasting());
         until("the flow to be answered", SOON, || flow.report().answered > 0);
         rig.remove(NAME);
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + patient(SOON);
         loop {
             let before = flow.report().answered;
             sleep(Duration::from_millis(500));
@@ -177,7 +179,8 @@ fn a_backend_that_refuses_is_seen_to_refuse() {
 /// A flow through the node to somebody who is no Service, at a port that is a Service's node port.
 #[test]
 fn r55_flows_of_others_at_the_number_of_a_node_port_are_left_alone() {
-    const NUMBER: u16 = 30_999;
+    // Of those that no Service gets by chance.
+    const NUMBER: u16 = 30_055;
     let Some(rig) = rig() else { return };
     let rig = rig.as_ref().unwrap();
     let port = NUMBER.to_string();
@@ -204,4 +207,55 @@ fn r55_flows_of_others_at_the_number_of_a_node_port_are_left_alone() {
         let report = flow.stop().unwrap();
         assert!(report.answered > 0 && report.failed() == 0, "{way:?}: {report:?}");
     }
+}
+
+/// A process of the node at its own node port is translated when it connects: its socket is ended when
+/// the backend goes, at once or while no agent runs, and finds another when it connects anew.
+#[test]
+fn r31_a_connected_socket_of_the_node_is_ended_with_its_backend() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    if !sluice_testkit::cluster::has_cgroups() {
+        println!("SKIP: no cgroup v2, so nothing is translated at the socket");
+        return;
+    }
+    let node = rig.cluster.node("n1").unwrap();
+    let own: [IpAddr; 2] = [node.plan().v4.into(), node.plan().v6.into()];
+    let cases = udp().map(|way| (way, false)).chain(udp().take(1).map(|way| (way, true)));
+    for (way, restart) in cases {
+        let seconds = if restart { 25 } else { 4 };
+        rig.remove(NAME);
+        let addresses = rig.service(NAME, json!({ "type": "NodePort" }));
+        rig.endpoints(NAME, &["web-1"]);
+        rig.settle_all(CLIENT, &addresses, &["web-1"]);
+        let object = rig.cluster.store().get("services", "default", NAME).unwrap();
+        let port = u16::try_from(object["spec"]["ports"][1]["nodePort"].as_u64().unwrap()).unwrap();
+        let target = SocketAddr::new(way.pick(&own), port);
+        rig.settle("n1", target, way, &["web-1"]);
+        let netns = node.netns().path().display();
+        let args = format!(
+            "traffic {target} --kind flow --netns {netns} --pause-ms 10 --seconds {seconds} --timeout-ms 400"
+        );
+        let log = rig.cluster.dir().join("flow.log");
+        let spec = Spec::new(rig.cluster.program()).args(args.split(' ')).log(log).pipe_stdout();
+        let process = node.spawn(&spec).unwrap();
+        sleep(Duration::from_secs(1));
+        if restart {
+            node.stop_agent(Signal::SIGTERM).unwrap();
+        }
+        rig.endpoints(NAME, &["web-3"]);
+        if restart {
+            sleep(Duration::from_secs(1));
+            node.start_agent().unwrap();
+            node.wait_agent_ready(Duration::from_secs(20)).unwrap();
+        }
+        let mut report = String::new();
+        process.take_stdout().unwrap().read_to_string(&mut report).unwrap();
+        let report: Report = serde_json::from_str(&report).unwrap();
+        assert_eq!(report.failures.get(&Failure::Reset), Some(&1), "{way:?} {restart}: {report:?}");
+        for backend in ["web-1", "web-3"] {
+            assert!(report.backends.contains_key(backend), "{way:?} {restart}: {report:?}");
+        }
+    }
+    rig.remove(NAME);
 }

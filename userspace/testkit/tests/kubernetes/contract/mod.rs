@@ -1,0 +1,116 @@
+//! One script, spoken to the embedded server and to the real one: where the answers differ, other
+//! tests lie. What an agent can notice is compared, and listed below where it may differ.
+
+mod reads;
+mod wire;
+mod writes;
+
+use std::collections::BTreeSet;
+
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sluice_testkit::api::real::Part;
+use sluice_testkit::api::{Options, Server};
+
+use self::wire::Wire;
+use crate::rig::rig;
+use crate::survival::UP;
+
+/// The namespace of all that the script writes.
+const NAMESPACE: &str = "contract";
+
+/// Paths of the script.
+fn services() -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/services")
+}
+
+fn slices() -> String {
+    format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices")
+}
+
+/// The whole script.
+async fn script(client: Client, forget: &dyn Fn()) -> Vec<(String, Value)> {
+    let mut wire = Wire::new(client);
+    let namespace =
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+    wire.post("a namespace", "/api/v1/namespaces", &namespace).await;
+    writes::defaults(&mut wire).await;
+    writes::refusals(&mut wire).await;
+    writes::conflicts(&mut wire).await;
+    writes::patches(&mut wire).await;
+    writes::applies(&mut wire).await;
+    writes::events(&mut wire).await;
+    reads::selectors(&mut wire).await;
+    reads::pages(&mut wire).await;
+    reads::watches(&mut wire).await;
+    reads::streaming_lists(&mut wire).await;
+    reads::transitions(&mut wire).await;
+    reads::bookmarks(&mut wire).await;
+    reads::the_future(&mut wire).await;
+    reads::the_past(&mut wire, forget).await;
+    wire.transcript
+}
+
+/// Where two values differ, by path.
+fn differences(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
+    match (ours, theirs) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for name in names {
+                let none = json!("(absent)");
+                let of =
+                    |map: &serde_json::Map<String, Value>| map.get(name).unwrap_or(&none).clone();
+                differences(&format!("{path}/{name}"), &of(a), &of(b), found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (number, (a, b)) in a.iter().zip(b).enumerate() {
+                differences(&format!("{path}/{number}"), a, b, found);
+            }
+        }
+        _ if ours != theirs => found.push(format!("{path}: embedded {ours}, real {theirs}")),
+        _ => {}
+    }
+}
+
+async fn connect(kubeconfig: Kubeconfig) -> Client {
+    let options = KubeConfigOptions::default();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+    // A refusal is an answer here, too.
+    config.default_retry = false;
+    Client::try_from(config).unwrap()
+}
+
+#[test]
+fn the_embedded_server_answers_as_the_real_one() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let (server, _, remote) = rig.cluster.api().real().unwrap();
+    let kubeconfig: Kubeconfig =
+        serde_json::from_str(&std::fs::read_to_string(rig.cluster.kubeconfig()).unwrap()).unwrap();
+    let embedded = Server::start(Options::default()).unwrap();
+    // Its cache begins anew: versions from before are of the past.
+    server.stop_part(Part::Server, Signal::SIGKILL).unwrap();
+    server.start_part(Part::Server).unwrap();
+    remote.wait_ready(UP, || server.alive()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (ours, theirs) = runtime.block_on(async {
+        let own = connect(serde_json::from_str(&embedded.kubeconfig()).unwrap()).await;
+        let ours = script(own, &|| embedded.store().forget_history()).await;
+        let theirs = script(connect(kubeconfig).await, &|| server.compact().unwrap()).await;
+        (ours, theirs)
+    });
+    rig.cluster.api().delete("namespaces", "", NAMESPACE);
+    let mut found = Vec::new();
+    for ((step, ours), (_, theirs)) in ours.iter().zip(&theirs) {
+        differences(step, ours, theirs, &mut found);
+    }
+    let steps = |transcript: &[(String, Value)]| -> Vec<String> {
+        transcript.iter().map(|(step, _)| step.clone()).collect()
+    };
+    assert_eq!(steps(&ours), steps(&theirs), "the same script");
+    println!("{} steps", ours.len());
+    assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
+}
