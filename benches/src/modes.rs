@@ -1,4 +1,4 @@
-//! The ways from a pod to a service that are compared, and what each needs on the node.
+//! The ways to a service that are compared, and what each needs on the node.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -20,6 +20,20 @@ pub(crate) enum Mode {
     Iptables,
     /// To the ClusterIP, by IPVS with NAT
     Ipvs,
+    /// To the ClusterIP from a process of the node, by our programs at the cgroup
+    Socket,
+    /// To the pod's own address from a process of the node on which no agent runs
+    Bare,
+}
+
+/// Who asks, in one line of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// A pod of the server's node. Direct: no agent runs there.
+    Pod,
+    /// A process of the server's node, in its namespace and cgroup. Direct: from the same cgroup, with
+    /// the agent's programs attached.
+    Node,
 }
 
 impl Mode {
@@ -30,12 +44,32 @@ impl Mode {
             Self::Tc => "tc",
             Self::Iptables => "iptables",
             Self::Ipvs => "ipvs",
+            Self::Socket => "socket",
+            Self::Bare => "bare",
         }
     }
 
     /// Whether an agent is to run on the node.
-    pub(crate) const fn has_agent(self) -> bool {
-        matches!(self, Self::Tc)
+    pub(crate) const fn has_agent(self, client: Client) -> bool {
+        match self {
+            Self::Tc | Self::Socket => true,
+            Self::Direct => matches!(client, Client::Node),
+            Self::Iptables | Self::Ipvs | Self::Bare => false,
+        }
+    }
+
+    /// Who asks in this way; `None` for the one that every client has.
+    pub(crate) const fn client(self) -> Option<Client> {
+        match self {
+            Self::Direct => None,
+            Self::Tc | Self::Iptables | Self::Ipvs => Some(Client::Pod),
+            Self::Socket | Self::Bare => Some(Client::Node),
+        }
+    }
+
+    /// Whether the ClusterIP is asked, not the pod.
+    pub(crate) const fn has_service(self) -> bool {
+        !matches!(self, Self::Direct | Self::Bare)
     }
 
     /// Makes the node serve `service` by `backend` in this way.
@@ -52,7 +86,7 @@ impl Mode {
         let vip = format!("{service}:{port}");
         let pod = format!("{backend}:{port}");
         match self {
-            Self::Direct | Self::Tc => Ok(()),
+            Self::Direct | Self::Tc | Self::Socket | Self::Bare => Ok(()),
             Self::Iptables => {
                 see_bridged(node)?;
                 let (service, port) = (service.to_string(), port.to_string());

@@ -19,7 +19,7 @@ use crate::vm::{self, Kernel};
 /// What can be measured.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// TCP transactions from pod to pod on one node: directly and through a ClusterIP
+    /// TCP transactions to a pod on the same node: directly and through a ClusterIP
     SameNode(SameNode),
 }
 
@@ -35,9 +35,13 @@ pub(crate) struct SameNode {
     /// In a machine with this kernel
     #[arg(long, value_enum)]
     kernel: Option<Kernel>,
-    /// Ways to measure: direct, tc, iptables, ipvs
+    /// Ways to measure: from a pod direct, tc, iptables, ipvs; from the node direct, socket, bare
+    /// (direct, without an agent)
     #[arg(long, value_delimiter = ',')]
     modes: Vec<String>,
+    /// Other Services there are meanwhile
+    #[arg(long, default_value_t = 0)]
+    services: usize,
     /// Milliseconds of counting, for each kind of transaction
     #[arg(long, default_value_t = 1000)]
     measure_ms: u64,
@@ -46,6 +50,7 @@ pub(crate) struct SameNode {
 /// One result of the harness.
 #[derive(Clone, Debug, Deserialize)]
 struct Row {
+    case: String,
     mode: String,
     rr_per_s: f64,
     crr_per_s: f64,
@@ -66,6 +71,7 @@ fn same_node(repo: &Repo, options: &SameNode) -> Result<ExitCode> {
     let harness = repo.release("sluice-bench").to_string_lossy().into_owned();
     let mut command = vec![harness, "same-node".to_owned()];
     command.extend(["--measure-ms".to_owned(), options.measure_ms.to_string()]);
+    command.extend(["--services".to_owned(), options.services.to_string()]);
     if !options.modes.is_empty() {
         command.extend(["--modes".to_owned(), options.modes.join(",")]);
     }
@@ -78,7 +84,7 @@ fn same_node(repo: &Repo, options: &SameNode) -> Result<ExitCode> {
     let place =
         kernel.map_or_else(|| "this machine".to_owned(), |k| format!("kernel {}", k.name()));
     let unit = if options.icount { "guest second of 10^9 instructions" } else { "second" };
-    let title = format!("pod to pod on one node, {place}, transactions per {unit}");
+    let title = format!("to a pod on the same node, {place}, transactions per {unit}");
     let table = table(&title, &rows);
     if !options.json {
         print!("{table}");
@@ -143,14 +149,15 @@ fn table(title: &str, rows: &[Row]) -> String {
     // Writing to a String can't fail.
     let _ = writeln!(
         text,
-        "{:<10} {:>12} {:>10} {:>12} {:>10}",
-        "mode", "TCP_RR", "to direct", "TCP_CRR", "to direct"
+        "{:<32} {:<10} {:>12} {:>10} {:>12} {:>10}",
+        "case", "mode", "TCP_RR", "to direct", "TCP_CRR", "to direct"
     );
     let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.3}x"));
     for row in rows {
         let _ = writeln!(
             text,
-            "{:<10} {:>12.0} {:>10} {:>12.0} {:>10}",
+            "{:<32} {:<10} {:>12.0} {:>10} {:>12.0} {:>10}",
+            row.case,
             row.mode,
             row.rr_per_s,
             ratio(row.rr_ratio),

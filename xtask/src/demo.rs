@@ -7,9 +7,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::build;
-use crate::packages::{self, CLUSTER};
+use crate::packages::{self, CLUSTER, KUBERNETES};
 use crate::process::line;
 use crate::repo::Repo;
+use crate::setup::kubernetes::{self, Part};
 use crate::vm::{self, Kernel};
 
 /// The engine's binary.
@@ -77,11 +78,27 @@ impl Options {
         }
         arguments
     }
+
+    /// Builds the parts of the real Kubernetes that these options ask for.
+    fn ensure_kubernetes(&self, repo: &Repo) -> Result<()> {
+        let parts = [
+            (&self.api, "kubernetes", Part::Api, "run the demo on the real API server"),
+            (&self.proxy, "kube-proxy", Part::Proxy, "run the demo with kube-proxy"),
+        ];
+        for (chosen, name, part, why) in parts {
+            if chosen.as_deref() == Some(name) {
+                packages::ensure(KUBERNETES)?;
+                kubernetes::ensure(repo, part, why)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Builds what is needed and runs the demo; its exit status becomes ours.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<ExitCode> {
     build(repo)?;
+    options.ensure_kubernetes(repo)?;
     let engine = binary(repo);
     if let Some(kernel) = options.kernel {
         let mut command = vec![engine.to_string_lossy().into_owned()];

@@ -32,7 +32,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Install the eBPF toolchain and the Debian packages that tests, demo and benches use
-    Setup,
+    Setup(setup::Options),
     /// Build the eBPF object; print its programs with instruction counts and its maps with sizes
     BuildEbpf {
         /// Build the programs with per-packet logging: the next `cargo build` embeds them, and the
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode> {
     let repo = Repo::find()?;
     match args.verb {
-        Verb::Setup => setup::run()?,
+        Verb::Setup(options) => setup::run(&repo, options)?,
         Verb::BuildEbpf { log } => build_ebpf::run(&repo, log)?,
         Verb::Build => build::run(&repo)?,
         Verb::Demo(options) => return demo::run(&repo, &options),

@@ -43,6 +43,16 @@ pub(crate) const CLUSTER: Need = Need {
     ],
 };
 
+/// Another's implementation of SCTP, in user space.
+pub(crate) const SCTP: Need =
+    Need { why: "let another SCTP judge ours", packages: &["libusrsctp-examples"] };
+
+/// BGP speakers of others: the router of the demo, and peers in interop tests.
+pub(crate) const ROUTERS: Need = Need {
+    why: "speak BGP with other speakers",
+    packages: &["bird2", "frr", "gobgpd", "openbgpd", "exabgp"],
+};
+
 /// What a virtual machine with another kernel is made of.
 pub(crate) const MACHINE: Need = Need {
     why: "run virtual machines",
@@ -55,6 +65,11 @@ pub(crate) const MACHINE: Need = Need {
         "debian-archive-keyring",
     ],
 };
+
+/// What the real Kubernetes asks for besides its own binaries: keys of its API server, and kube-proxy's
+/// way into the kernel.
+pub(crate) const KUBERNETES: Need =
+    Need { why: "run the real Kubernetes", packages: &["openssl", "conntrack", "nftables"] };
 
 /// Whether this is a system with apt and dpkg.
 pub(crate) fn is_debian() -> bool {

@@ -50,6 +50,11 @@ impl Repo {
         self.target().join("vm")
     }
 
+    /// Binaries of the real Kubernetes and etcd.
+    pub(crate) fn kubernetes(&self) -> PathBuf {
+        self.target().join("kubernetes/bin")
+    }
+
     /// A binary of the profile that tests are built with.
     pub(crate) fn development(&self, name: &str) -> PathBuf {
         self.target().join("debug").join(name)

@@ -13,20 +13,36 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::packages::{self, CLUSTER};
+use crate::packages::{self, CLUSTER, ROUTERS};
 use crate::process::cargo;
 use crate::repo::{PROGRAMS, Repo};
+use crate::setup::kubernetes::{self, Part};
 use crate::vm::{self, Kernel, Running};
 use crate::{build_ebpf, demo};
 use binaries::Binary;
 use record::Record;
 
-/// Packages whose tests depend on the kernel they run on; they run in the machines too.
+/// Packages whose tests depend on the kernel they run on; they run in the machines too, as does what
+/// clients see of the cluster.
 const KERNEL_FACING: &[&str] = &["sluice-dataplane"];
+const CONFORMANCE: (&str, &str) = ("sluice-testkit", "conformance");
+/// Tests of the conformance stage that machines leave out, with the reason.
+const NOT_IN_MACHINES: &[(&str, &str)] = &[
+    ("matrix::", "shown by the demo there"),
+    ("flags::", "an emulated processor takes half a minute for each start of an agent"),
+    ("detectors::", "as flags"),
+    ("restart::", "as flags"),
+    ("r23_bindings_outlive_the_agent", "as flags"),
+];
+/// Tests of the data plane that start it many times, and those that ask it thousands of questions.
+const STARTS: &str = "plane";
+const HISTORIES: &str = "orders";
 /// Packages whose tests share the host's namespaces or maps, and run one at a time.
 const SERIAL: &[&str] = &["sluice-dataplane", "sluice-testkit"];
 /// Seconds that one test binary may take.
 const BINARY_S: u32 = 900;
+/// Seconds for the one that waits for API servers and for agents' longest pauses.
+const KUBERNETES_S: u32 = 2_400;
 /// Seconds that the demo may take on this machine.
 const DEMO_S: u32 = 900;
 
@@ -49,12 +65,15 @@ pub(crate) fn run(repo: &Repo, options: Options) -> Result<ExitCode> {
     fs::create_dir_all(logs(repo)).context("making the folder for logs")?;
     let mut record = Record::default();
     build_ebpf::build(repo, false)?;
-    if let Err(error) = packages::ensure(CLUSTER) {
-        record.skip("setup", &format!("{error:#}"));
+    for need in [CLUSTER, ROUTERS] {
+        if let Err(error) = packages::ensure(need) {
+            record.skip("setup", &format!("{error:#}"));
+        }
     }
     if let Some(kernel) = options.kernel {
-        let binaries = built(repo, KERNEL_FACING, &mut record)?;
-        machine(repo, kernel, &binaries, &mut record);
+        let packages: Vec<&str> = KERNEL_FACING.iter().copied().chain([CONFORMANCE.0]).collect();
+        let binaries = facing(built(repo, &packages, &mut record)?);
+        machine(repo, kernel, &binaries, true, &mut record);
     } else {
         source(repo, &mut record);
         let binaries = built(repo, &[], &mut record)?;
@@ -66,12 +85,15 @@ pub(crate) fn run(repo: &Repo, options: Options) -> Result<ExitCode> {
             record.skip("demo and virtual machines", "left out by --quick");
         } else {
             show(repo, &mut record);
-            let facing: Vec<Binary> = binaries
-                .into_iter()
-                .filter(|binary| KERNEL_FACING.contains(&binary.package.as_str()))
-                .collect();
+            // An agent's start takes a minute where a processor is emulated: what starts many is shown with
+            // `--kernel`, for one kernel at a time.
+            for what in ["conformance", "data plane's starts", "demo --check", "demo --matrix"] {
+                record.skip(&format!("{what} in machines"), "takes too long; shown with --kernel");
+            }
+            let mut binaries = facing(binaries);
+            binaries.retain(|binary| !is_conformance(binary) && binary.target != STARTS);
             for kernel in Kernel::ALL {
-                machine(repo, kernel, &facing, &mut record);
+                machine(repo, kernel, &binaries, false, &mut record);
             }
         }
     }
@@ -86,6 +108,18 @@ fn built(repo: &Repo, packages: &[&str], record: &mut Record) -> Result<Vec<Bina
         record.fail("building the tests", "see the compiler's messages above");
     }
     Ok(binaries)
+}
+
+/// Those that run in the machines.
+fn facing(binaries: Vec<Binary>) -> Vec<Binary> {
+    let faces = |binary: &Binary| {
+        KERNEL_FACING.contains(&binary.package.as_str()) || is_conformance(binary)
+    };
+    binaries.into_iter().filter(faces).collect()
+}
+
+fn is_conformance(binary: &Binary) -> bool {
+    (binary.package.as_str(), binary.target.as_str()) == CONFORMANCE
 }
 
 fn logs(repo: &Repo) -> PathBuf {
@@ -112,7 +146,8 @@ fn source(repo: &Repo, record: &mut Record) {
 }
 
 fn on_host(repo: &Repo, binary: &Binary, record: &mut Record) {
-    let mut command = limited(BINARY_S, &binary.executable);
+    let seconds = if binary.target == "kubernetes" { KUBERNETES_S } else { BINARY_S };
+    let mut command = limited(seconds, &binary.executable);
     command.arg("--show-output").current_dir(&binary.folder);
     command.env("CARGO_MANIFEST_DIR", &binary.folder);
     if SERIAL.contains(&binary.package.as_str()) {
@@ -144,13 +179,36 @@ fn show(repo: &Repo, record: &mut Record) {
             let mut command = limited(DEMO_S, &demo::binary(repo));
             command.args(["demo", "--matrix", "--check"]).current_dir(repo.root());
             record.command(MATRIX, &logs(repo).join("matrix.log"), &mut command);
+            beside_kubernetes(repo, record);
         }
         Err(error) => record.fail(STAGE, &format!("{error:#}")),
     }
 }
 
+/// What of the demo needs parts of the real Kubernetes: skipped where they are not built, which takes
+/// longer than all tests together.
+fn beside_kubernetes(repo: &Repo, record: &mut Record) {
+    let shows: [(Part, &[&str]); 2] = [
+        (Part::Proxy, &["demo", "--matrix", "--check", "--proxy", "kube-proxy"]),
+        (Part::Api, &["demo", "--check", "--api", "kubernetes"]),
+    ];
+    for (part, show) in shows {
+        let stage = show.join(" ");
+        match kubernetes::missing(repo, part) {
+            Ok(None) => {
+                let mut command = limited(DEMO_S, &demo::binary(repo));
+                command.args(show).current_dir(repo.root());
+                let log = logs(repo).join(format!("{part:?}.log").to_lowercase());
+                record.command(&stage, &log, &mut command);
+            }
+            Ok(Some(missing)) => record.skip(&stage, &missing),
+            Err(error) => record.fail(&stage, &format!("{error:#}")),
+        }
+    }
+}
+
 /// The tests of kernel-facing packages, and the demo, in one boot of a machine.
-fn machine(repo: &Repo, kernel: Kernel, binaries: &[Binary], record: &mut Record) {
+fn machine(repo: &Repo, kernel: Kernel, binaries: &[Binary], all: bool, record: &mut Record) {
     let stage = format!("machine with {}", kernel.name());
     if let Err(error) = vm::prepare(repo, kernel) {
         record.skip(&stage, &format!("{error:#}"));
@@ -163,13 +221,32 @@ fn machine(repo: &Repo, kernel: Kernel, binaries: &[Binary], record: &mut Record
     let mut script = String::new();
     let mut sections = Vec::new();
     for binary in binaries {
-        script += &record::section(sections.len(), &binary.shell(BINARY_S));
-        sections.push(record::Section::Tests(format!("{} on {}", binary.title(), kernel.name())));
+        let title = format!("{} on {}", binary.title(), kernel.name());
+        let mut left_out = Vec::new();
+        if !all {
+            left_out.push(HISTORIES);
+        }
+        if is_conformance(binary) {
+            if kernel == Kernel::V6_12 {
+                record.skip(&title, "the time of its machine is for the matrix");
+                continue;
+            }
+            for (name, reason) in NOT_IN_MACHINES {
+                record.skip(&format!("{name} on {}", kernel.name()), reason);
+                left_out.push(*name);
+            }
+        }
+        script += &record::section(sections.len(), &binary.shell(BINARY_S, &left_out));
+        sections.push(record::Section::Tests(title));
     }
-    // An emulated processor needs its time: the oldest kernels are shown everything.
-    let matrix = "demo --matrix --check --patience 6";
-    let shows: &[&str] =
-        if kernel == Kernel::V6_12 { &[matrix] } else { &["demo --check", matrix] };
+    // An emulated processor needs its time: the oldest kernels are shown everything. SCTP in user space
+    // takes more of it than there is, since each of its sockets reads every packet.
+    let matrix = "demo --matrix --check --patience 6 --over tcp,udp";
+    let shows: &[&str] = match (all, kernel) {
+        (false, _) => &[],
+        (true, Kernel::V6_12) => &[matrix],
+        (true, _) => &["demo --check", matrix],
+    };
     for shown in shows {
         let show = format!("{} {shown}", demo::binary(repo).display());
         script += &record::section(sections.len(), &show);

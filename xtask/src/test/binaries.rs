@@ -38,13 +38,15 @@ impl Binary {
         format!("{}-{}.log", self.package, self.target)
     }
 
-    /// A shell command that runs it, one test at a time, for at most `seconds`.
-    pub(crate) fn shell(&self, seconds: u32) -> String {
+    /// A shell command that runs it but for some tests (by parts of their names), one test at a time,
+    /// for at most `seconds`.
+    pub(crate) fn shell(&self, seconds: u32, without: &[&str]) -> String {
+        let without: String = without.iter().map(|name| format!(" --skip {name}")).collect();
         let folder = quote(&self.folder.to_string_lossy());
         let executable = quote(&self.executable.to_string_lossy());
         format!(
             "cd {folder} && CARGO_MANIFEST_DIR={folder} timeout --kill-after=10 {seconds} \
-             {executable} --show-output --test-threads=1"
+             {executable} --show-output --test-threads=1{without}"
         )
     }
 }
