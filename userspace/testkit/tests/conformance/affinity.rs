@@ -167,10 +167,11 @@ fn r23_turned_off_it_binds_nobody_any_more() {
 fn r49_of_several_bindings_the_newest_counts() {
     let Some(rig) = rig() else { return };
     let rig = rig.as_ref().unwrap();
-    let name = "sticky-twice";
     let mut seen = 0;
-    // One in three is bound to web-3 first; 24 times never happens once in 16,000 runs.
-    for _ in 0..24 {
+    // Each time another Service: one that goes and comes back at once keeps its bindings. One in three
+    // is bound to web-3 first; 24 times never happens once in 16,000 runs.
+    for round in 0..24 {
+        let name = &format!("sticky-twice-{round}");
         let mut spec = sticky(600);
         spec["type"] = json!("NodePort");
         spec["internalTrafficPolicy"] = json!("Local");

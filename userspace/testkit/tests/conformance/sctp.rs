@@ -157,11 +157,14 @@ fn another_stacks_messages_arrive_whole_through_a_cluster_ip() {
         let (_bulk, told) = serve(rig, backend, "tsctp", &["-E", "0"]);
         let ip = addresses.iter().find(|ip| ip.is_ipv4()).unwrap().to_string();
         let args = ["-E", "0", "-p", "92", "-l", "5000", "-n", "200", ip.as_str()];
-        let sent = rig.netns(CLIENT).run(|| {
-            let mut command = Command::new(Path::new(STACK).join("tsctp"));
-            command.args(args).stderr(Stdio::null()).stdout(Stdio::null()).status()
+        // Until the server listens, the association is refused.
+        until(&format!("{backend} to take all"), SOON, || {
+            let sent = rig.netns(CLIENT).run(|| {
+                let mut command = Command::new(Path::new(STACK).join("tsctp"));
+                command.args(args).stderr(Stdio::null()).stdout(Stdio::null()).status()
+            });
+            sent.unwrap().unwrap().success()
         });
-        assert!(sent.unwrap().unwrap().success());
         // Length, messages expected and come, octets.
         until(&format!("{backend} to have all"), SOON, || {
             fs::read_to_string(&told).unwrap().contains("5000, 200, 200, 1000000, ")
