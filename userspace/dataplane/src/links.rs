@@ -75,8 +75,14 @@ impl Links {
         let first = self.swept != Some(strays.is_some());
         if !self.tcx {
             for (place, interface) in strays.into_iter().flatten() {
+                // A side of an interface has one filter of ours, whatever its program.
+                let side = |other: &Place| (other.ifindex, kind(other.program));
+                let is_taken = self
+                    .attached
+                    .keys()
+                    .any(|other| !is_stray(other) && side(other) == side(place));
                 // Filters are not listed anywhere: one of an earlier run is met by trying.
-                if first || self.has(place) {
+                if !is_taken && (first || self.has(place)) {
                     detach_clsact(interface, kind(place.program));
                 }
             }
@@ -266,10 +272,18 @@ mod tests {
         links.forget(|_| true, Some(&stray("up0")));
         assert_eq!(filters(), [false, true]);
         assert!(links.has(&place("up1")) && !links.has(&place("up0")));
+        // An uplink is no interface to a pod; at the same side it is an uplink all the same.
+        let other = Place { program: "from_pod", ..place("up1") };
+        links.forget(|_| true, Some(&BTreeMap::from([(other.clone(), "up1".to_owned())])));
+        assert_eq!(filters(), [false, true]);
 
         let mut next = without_tcx();
         next.forget(|_| true, None);
         assert_eq!(filters(), [false, true]);
+        next.attach(&mut object.ebpf, place("up1"), "up1").unwrap();
+        next.forget(|_| true, Some(&BTreeMap::from([(other, "up1".to_owned())])));
+        assert_eq!(filters(), [false, true]);
+        let mut next = without_tcx();
         next.forget(|_| true, Some(&stray("up1")));
         assert_eq!(filters(), [false, false]);
         drop(object);

@@ -1,6 +1,6 @@
 //! The BPF object: loads it over pinned maps, and knows the clock of the kernel.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::statfs::{BPF_FS_MAGIC, SYSFS_MAGIC, statfs};
+use tracing::info;
 
 use crate::{Error, sockets};
 
@@ -53,6 +55,9 @@ pub(crate) struct Object {
     /// Why the programs at the cgroup can't be used, if so.
     pub(crate) sockets: Result<(), String>,
 }
+
+/// Where the kernel means a bpf file system to be, and systemd mounts one.
+const USUAL: &str = "/sys/fs/bpf";
 
 /// Folder of this layout's pins.
 pub(crate) fn pins(bpf_dir: &Path) -> PathBuf {
@@ -202,6 +207,9 @@ fn refused(
 
 /// Makes the folders, on a bpf file system of our own where there is none.
 fn prepare(bpf_dir: &Path, pins: &Path) -> Result<(), Error> {
+    if bpf_dir.starts_with(USUAL) {
+        mount_usual().map_err(failed("mount a bpf file system on", Path::new(USUAL)))?;
+    }
     fs::create_dir_all(bpf_dir).map_err(failed("create", bpf_dir))?;
     let mounted = statfs(bpf_dir).map_err(|errno| failed("inspect", bpf_dir)(errno.into()))?;
     if mounted.filesystem_type() != BPF_FS_MAGIC {
@@ -214,4 +222,56 @@ fn prepare(bpf_dir: &Path, pins: &Path) -> Result<(), Error> {
         fs::create_dir_all(&path).map_err(failed("create", &path))?;
     }
     Ok(())
+}
+
+/// Mounts the bpf file system that others look for, too, where none has: sysfs takes no folders. It
+/// stays, as that of systemd does. One at a time: a second mount would hide the first's pins.
+fn mount_usual() -> io::Result<()> {
+    let is_missing = || Ok::<_, Errno>(statfs(USUAL)?.filesystem_type() == SYSFS_MAGIC);
+    if !is_missing()? {
+        return Ok(());
+    }
+    let below = File::open(USUAL)?;
+    below.lock()?;
+    if is_missing()? {
+        let none: Option<&str> = None;
+        mount(Some("bpf"), USUAL, Some("bpf"), MsFlags::empty(), none)?;
+        info!(folder = USUAL, "mounted a bpf file system");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::mount::{MntFlags, umount2};
+    use nix::sched::{CloneFlags, unshare};
+
+    #[test]
+    fn the_usual_file_system_is_mounted_once_where_it_is_missing() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP: mounts need root");
+            return;
+        }
+        let mounts = || {
+            let all = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+            all.lines().filter(|line| line.contains(" /sys/fs/bpf bpf ")).count()
+        };
+        let thread = thread::spawn(move || {
+            let none: Option<&str> = None;
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            while mounts() > 0 {
+                umount2(USUAL, MntFlags::MNT_DETACH).unwrap();
+            }
+            let folder = Path::new("/sys/fs/bpf/sluice-test");
+            assert!(fs::create_dir(folder).is_err());
+            prepare(folder, &pins(folder)).unwrap();
+            assert_eq!(statfs(USUAL).unwrap().filesystem_type(), BPF_FS_MAGIC);
+            prepare(folder, &pins(folder)).unwrap();
+            assert!(pins(folder).join("maps").is_dir());
+            mounts()
+        });
+        assert_eq!(thread.join().unwrap(), 1);
+    }
 }

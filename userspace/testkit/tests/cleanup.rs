@@ -1,7 +1,5 @@
 //! `sluice cleanup` as it is typed on a node whose agent has gone: all of it goes, and once only.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
