@@ -1,19 +1,20 @@
 //! What the agent knows of the cluster: the index of Services and slices, the own Node, and
 //! whether all of it has been listed (R37). Owned by the control loop; no I/O.
 
+mod findings;
+mod triggers;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use sluice_services::{
-    AddressKind, Conflict, Family, HealthChecks, Index, Kind, Problem, ServicePortKey, State,
-};
+use sluice_services::{HealthChecks, Index, Problem, State};
 
 use tracing::warn;
 
@@ -24,10 +25,10 @@ use crate::ranges::{ServiceRanges, Source};
 use crate::watch::Update;
 use crate::watch::object::Key;
 
-/// When the change behind a slice's content was made (written by the EndpointSlice controller).
-const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
-/// More triggers than this between two syncs tell nothing new about latency.
-const MAX_TRIGGERS: usize = 10_000;
+pub use findings::Finding;
+use findings::Known;
+pub use triggers::Trigger;
+use triggers::Triggers;
 
 /// The cluster as seen from this node.
 #[derive(Debug)]
@@ -46,40 +47,7 @@ pub struct Cluster {
     advertise: AllOverrides,
     ranges: ServiceRanges,
     node_ports: Option<RangeInclusive<u16>>,
-    started: SystemTime,
-    triggers: Vec<Trigger>,
-}
-
-/// When the change behind the content of a slice was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trigger {
-    /// The slice's family.
-    pub family: Family,
-    /// The time.
-    pub at: SystemTime,
-}
-
-/// Something that is not served as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// The Service it is about, if it is about one.
-    pub service: Option<Key>,
-    /// Which object, what is wrong, what is done about it.
-    pub text: String,
-}
-
-impl Finding {
-    fn of_object(problem: &Problem) -> Self {
-        let object = &problem.object;
-        let named = object.kind == Kind::Service && !object.name.is_empty();
-        let key = Key { namespace: object.namespace.clone(), name: object.name.clone() };
-        Self { service: named.then_some(key), text: problem.to_string() }
-    }
-
-    fn of_port(port: &ServicePortKey, what: String) -> Self {
-        let key = Key { namespace: port.namespace.clone(), name: port.name.clone() };
-        Self { service: Some(key), text: format!("Service {port}: {what}") }
-    }
+    triggers: Triggers,
 }
 
 /// What is to be written, and what goes with it.
@@ -122,8 +90,7 @@ impl Cluster {
             advertise: AllOverrides::new(),
             ranges: ServiceRanges::new(rules.service_ranges),
             node_ports: rules.node_ports,
-            started,
-            triggers: Vec::new(),
+            triggers: Triggers::new(started),
         }
     }
 
@@ -190,7 +157,7 @@ impl Cluster {
         for slice in &update.objects {
             if self.index.apply_slice(slice) {
                 changed = true;
-                self.note_trigger(slice);
+                self.triggers.note(slice);
             }
         }
         changed
@@ -253,14 +220,13 @@ impl Cluster {
     /// The state that is to be written.
     pub fn take_state(&mut self) -> Wanted {
         let update = self.index.update();
-        let triggers = std::mem::take(&mut self.triggers);
+        let triggers = self.triggers.take();
         Wanted { state: update.state, health_checks: update.health_checks, triggers }
     }
 
     /// Keeps the times of changes that could not be written.
     pub fn return_triggers(&mut self, triggers: Vec<Trigger>) {
-        self.triggers.extend(triggers);
-        self.triggers.truncate(MAX_TRIGGERS);
+        self.triggers.give_back(triggers);
     }
 
     /// Problems of objects that changed since the last call, for the log.
@@ -272,76 +238,10 @@ impl Cluster {
     /// several Services want, and ClusterIPs and node ports outside their ranges.
     #[must_use]
     pub fn findings(&self, state: &State) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = self.index.problems().map(Finding::of_object).collect();
-        for conflict in state.conflicts() {
-            let Conflict { frontend, winner, losers } = conflict;
-            findings.extend(losers.iter().map(|loser| {
-                let at = std::net::SocketAddr::new(frontend.address, frontend.port);
-                Finding::of_port(loser, format!("{at} is served for {winner}"))
-            }));
-        }
-        findings.extend(self.outside_ranges(state));
-        findings
+        let (ranges, source) = self.service_ranges();
+        let known = Known { ranges: &ranges, source, node_ports: self.node_ports.as_ref() };
+        findings::find(self.index.problems(), state, &known)
     }
-
-    fn outside_ranges(&self, state: &State) -> Vec<Finding> {
-        let (known, source) = self.service_ranges();
-        // The default is a guess: nobody has said that other ClusterIPs are wrong.
-        let known = if source == Source::Default { Vec::new() } else { known };
-        let outside = |address: &IpAddr| {
-            let mut ranges = known.iter().filter(|range| same_family(range, address));
-            ranges.clone().next().is_some() && !ranges.any(|range| range.contains(address))
-        };
-        let mut findings = Vec::new();
-        for (key, port) in &state.ports {
-            for (address, kind) in &port.addresses {
-                if *kind == AddressKind::ClusterIp && outside(address) {
-                    let text = format!(
-                        "ClusterIP {address} is outside of the service ranges ({})",
-                        source.name()
-                    );
-                    findings.push(Finding::of_port(key, text));
-                }
-            }
-            let node_ports = self.node_ports.as_ref().filter(|_| port.node_port != 0);
-            if node_ports.is_some_and(|range| !range.contains(&port.node_port)) {
-                let text =
-                    format!("node port {} is outside of --service-node-port-range", port.node_port);
-                findings.push(Finding::of_port(key, text));
-            }
-        }
-        findings
-    }
-
-    fn note_trigger(&mut self, slice: &EndpointSlice) {
-        let annotations = slice.metadata.annotations.as_ref();
-        let Some(text) = annotations.and_then(|annotations| annotations.get(TRIGGER_TIME)) else {
-            return;
-        };
-        let Ok(time) = text.parse::<k8s_openapi::jiff::Timestamp>() else { return };
-        let time = SystemTime::from(time);
-        // What happened before this process ran says nothing about its latency.
-        let family = match slice.address_type.as_str() {
-            "IPv4" => Family::V4,
-            "IPv6" => Family::V6,
-            _ => return,
-        };
-        if time >= self.started && self.triggers.len() < MAX_TRIGGERS {
-            self.triggers.push(Trigger { family, at: time });
-        }
-    }
-}
-
-impl Trigger {
-    /// How long ago the change was made.
-    #[must_use]
-    pub fn waited(&self, clock: SystemTime) -> Duration {
-        clock.duration_since(self.at).unwrap_or_default()
-    }
-}
-
-fn same_family(range: &IpNet, address: &IpAddr) -> bool {
-    range.addr().is_ipv4() == address.is_ipv4()
 }
 
 /// Internal, then external addresses of a Node.
@@ -476,28 +376,5 @@ mod tests {
         assert_eq!(findings.len(), 1);
         assert_eq!(findings[0].service, Some(rival));
         assert_eq!(findings[0].text, "Service d/rival:/TCP: 10.96.0.1:80 is served for d/web:/TCP");
-    }
-
-    #[test]
-    fn trigger_times_give_the_latency_of_changes_made_since_the_start() {
-        let start: k8s_openapi::jiff::Timestamp = "2026-01-01T00:00:10Z".parse().expect("a time");
-        let mut cluster = Cluster::new(rules(vec![]), start.into());
-        let slice = |name: &str, time: &str| {
-            json!({"metadata": {"namespace": "d", "name": name,
-            "labels": {"kubernetes.io/service-name": "web"},
-            "annotations": {TRIGGER_TIME: time}}, "addressType": "IPv4", "endpoints": [],
-            "ports": []})
-        };
-        cluster.on_slices(listed(&[
-            slice("before", "2026-01-01T00:00:09Z"),
-            slice("after", "2026-01-01T00:00:12Z"),
-            slice("never", "yesterday"),
-        ]));
-        let triggers = cluster.take_state().triggers;
-        let clock = SystemTime::from(start) + Duration::from_secs(5);
-        let waited: Vec<_> = triggers.iter().map(|one| (one.family, one.waited(clock))).collect();
-        assert_eq!(waited, [(Family::V4, Duration::from_secs(3))]);
-        cluster.return_triggers(triggers);
-        assert_eq!(cluster.take_state().triggers.len(), 1);
     }
 }
