@@ -5,6 +5,7 @@
 //! never waits for one.
 
 mod done;
+mod patience;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -29,10 +30,11 @@ use crate::plane::{Gone, LinkReport, OwnNode, PlaneHandle, SyncReport, Walked};
 use crate::ranges::Source;
 use crate::snapshot::Snapshot;
 use crate::watch::Update;
+use patience::Patience;
 
 /// Link events come in bursts: a pod's veth is made, moved, enslaved and brought up.
 const LINK_SETTLE: Duration = Duration::from_millis(20);
-/// While local pods' interfaces are not known they are looked for again.
+/// While local pods' interfaces are not known they are looked for again, after pauses from this one on.
 const UNRESOLVED_AGAIN: Duration = Duration::from_secs(1);
 /// Links are looked at this often even without an event, should one have been lost.
 const LINK_RESYNC: Duration = Duration::from_secs(30);
@@ -100,6 +102,8 @@ pub struct Control {
     node_wait_until: Instant,
     links_at: Option<Instant>,
     linking: bool,
+    /// What is not found by looking again and again is not there: it may never be.
+    link_patience: Patience,
     maintaining: bool,
     problems_stale: bool,
     /// The next sync starts from what is found, not from what was written before.
@@ -132,6 +136,7 @@ impl Control {
             node_wait_until: Instant::now() + node_wait,
             links_at: None,
             linking: false,
+            link_patience: Patience::new(UNRESOLVED_AGAIN, LINK_RESYNC),
             maintaining: false,
             problems_stale: false,
             full: true,
@@ -157,7 +162,7 @@ impl Control {
                     let uid = self.cluster.uid(&refused.service());
                     self.events.health_port_refused(&refused, uid);
                 }
-                Some(()) = sources.links.next() => self.look_at_links(LINK_SETTLE),
+                Some(()) = sources.links.next() => self.links_changed(LINK_SETTLE),
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.on_done(done),
                     Err(fault) => error!(%fault, "a task of the control loop failed"),
@@ -246,6 +251,12 @@ impl Control {
             }
             news
         });
+    }
+
+    /// There may be something to find that was not there before.
+    fn links_changed(&mut self, look_after: Duration) {
+        self.link_patience.renew();
+        self.look_at_links(look_after);
     }
 
     fn look_at_links(&mut self, after: Duration) {

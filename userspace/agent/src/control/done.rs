@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::{Control, Done, OPEN_AGAIN, Synced, UNRESOLVED_AGAIN};
+use super::{Control, Done, OPEN_AGAIN, Synced};
 use crate::cluster::Wanted;
 use crate::plane::{Gone, LinkReport, OwnNode, SyncReport};
 
@@ -54,7 +54,7 @@ impl Control {
             self.open_for = Some(node);
             self.open_at = None;
             self.pace.changed(now);
-            self.look_at_links(Duration::ZERO);
+            self.links_changed(Duration::ZERO);
         }
         let open = fault.is_none();
         self.publish.send_modify(|snapshot| {
@@ -80,7 +80,7 @@ impl Control {
                         "synced"
                     );
                     // New local backends want their interface.
-                    self.look_at_links(Duration::ZERO);
+                    self.links_changed(Duration::ZERO);
                 }
                 self.publish_synced(synced.wanted, report, synced.took, clock);
             }
@@ -135,7 +135,8 @@ impl Control {
                     warn!(interface, reason, "cannot attach; traffic there is not balanced");
                 }
                 if report.unresolved_pods > 0 || !report.failed.is_empty() {
-                    self.look_at_links(UNRESOLVED_AGAIN);
+                    let pause = self.link_patience.pause();
+                    self.look_at_links(pause);
                 }
                 self.metrics.set_unresolved_pods(report.unresolved_pods);
                 self.publish.send_modify(|snapshot| {
@@ -144,7 +145,8 @@ impl Control {
             }
             Err(fault) => {
                 warn!(%fault, "following the links failed; trying again");
-                self.look_at_links(UNRESOLVED_AGAIN);
+                let pause = self.link_patience.pause();
+                self.look_at_links(pause);
             }
         }
     }
