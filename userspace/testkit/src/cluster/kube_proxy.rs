@@ -1,4 +1,4 @@
-//! Owns the real kube-proxy (nftables mode) as a process on a node, in an agent's place: a second
+//! Owns the real kube-proxy (nftables mode) as a process on every node, in the agents' place: a second
 //! witness of what a client must see.
 
 use std::fs;
@@ -7,9 +7,11 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
+use super::PATIENCE;
 use super::agent::get;
 use super::node::Node;
 use super::process::{Process, Spec, log_tail};
@@ -21,11 +23,48 @@ const HEALTH_PORT: u16 = 10256;
 const SYSCTLS: [(&str, &str); 2] =
     [("bridge/bridge-nf-call-iptables", "1"), ("bridge/bridge-nf-call-ip6tables", "1")];
 
-/// Starts kube-proxy on a node; it ends when dropped. Its rules go with the node's namespace.
-///
-/// # Errors
-/// When the kernel has no netfilter for bridges, or the process can't be started.
-pub(super) fn start(
+/// Time for one to end.
+const END: Duration = Duration::from_secs(20);
+
+/// A kube-proxy on every node. They end when dropped; their rules go with the nodes' namespaces.
+#[derive(Debug)]
+pub(super) struct KubeProxies(Vec<Process>);
+
+impl KubeProxies {
+    /// Starts them, with files in folders of `dir` named like the nodes, and waits until all are healthy.
+    ///
+    /// # Errors
+    /// When the kernel has no netfilter for bridges, or one can't be started or is not healthy in time.
+    pub(super) fn start(
+        program: &Path,
+        nodes: &[Node],
+        dir: &Path,
+        kubeconfig: &Path,
+        cluster_cidrs: &[String],
+    ) -> Result<Self> {
+        let dir = |node: &Node| dir.join(node.name());
+        let start = |node| start(program, node, &dir(node), kubeconfig, cluster_cidrs);
+        let processes = nodes.iter().map(start).collect::<Result<Vec<Process>>>()?;
+        for (process, node) in processes.iter().zip(nodes) {
+            wait_ready(process, node, &dir(node), PATIENCE)?;
+        }
+        Ok(Self(processes))
+    }
+
+    /// Ends them.
+    ///
+    /// # Errors
+    /// When one does not end.
+    pub(super) fn end(self) -> Result<()> {
+        for process in self.0 {
+            process.signal(Signal::SIGTERM)?;
+            ensure!(process.wait(END)?.is_some(), "kube-proxy still runs {END:?} after SIGTERM");
+        }
+        Ok(())
+    }
+}
+
+fn start(
     program: &Path,
     node: &Node,
     dir: &Path,
@@ -56,11 +95,8 @@ pub(super) fn start(
     node.spawn(&Spec::new(program).args(args).log(log(dir)))
 }
 
-/// Waits until it says that it is healthy.
-///
-/// # Errors
-/// With the end of its log, when it has ended or is not healthy in time.
-pub(super) fn wait_ready(proxy: &Process, node: &Node, dir: &Path, limit: Duration) -> Result<()> {
+/// Waits until it says that it is healthy; the error has the end of its log.
+fn wait_ready(proxy: &Process, node: &Node, dir: &Path, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(status) = proxy.status()? {

@@ -31,6 +31,7 @@ pub mod registry;
 mod remote;
 pub mod rights;
 pub mod site;
+mod start;
 mod status;
 pub mod topology;
 
@@ -38,13 +39,12 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use ipnet::IpNet;
 use kube::Client;
 use serde_json::Value;
 
@@ -55,14 +55,12 @@ pub use self::objects::{pod, service, slice};
 pub use self::remote::Remote;
 
 use self::bgp_router::BgpRouter;
-use self::cni::Cni;
-use self::kubelet::Kubelet;
-use self::life::{NodeParts, Pods};
+use self::kube_proxy::KubeProxies;
+use self::life::Pods;
 use self::network::Network;
-use self::process::{Janitor, Keeper, Process};
+use self::process::{Janitor, Keeper};
 use self::registry::Claim;
 use self::site::Site;
-use self::topology::NodePlan;
 
 /// Where clusters keep their state, each in a folder of its own.
 pub const STATE_ROOT: &str = "/run/sluice-testkit";
@@ -124,7 +122,7 @@ impl Default for Options {
 pub struct Cluster {
     // In the order of their end: proxies, agents, kubelets and pods, the API server, the keeper of processes,
     // what names things last.
-    proxies: Vec<Process>,
+    proxies: Mutex<Option<KubeProxies>>,
     bgp_router: Option<BgpRouter>,
     nodes: Vec<Node>,
     pods: Pods,
@@ -159,136 +157,6 @@ impl fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Brings a cluster up: namespaces, API server, nodes, kubelets, and agents if there is a
-    /// binary of theirs. Sweeps what dead owners left, first.
-    ///
-    /// # Errors
-    /// Without root; when programs are missing; when an agent does not become ready.
-    pub fn start(options: Options) -> Result<Self> {
-        let say = options.progress;
-        let program = program(options.testkit.as_deref())?;
-        let claim = Arc::new(Claim::take(&options.state_root)?);
-        say(&format!(
-            "network namespaces of {}: router, office client, {} nodes",
-            claim.id(),
-            options.nodes
-        ));
-        let janitor = Janitor::start(&program, &options.state_root, &claim)?;
-        let release = Release(claim.clone());
-        let network = Network::build(&claim, options.nodes)?;
-        let keeper = Arc::new(Keeper::start(claim.clone())?);
-        let site = Arc::new(Site::start(&network.router)?);
-        say(&format!("Kubernetes API server ({:?}) at {}", options.api, topology::api_address()));
-        let control = Control::start(options.api, &network.router, claim.dir(), &keeper, &site)?;
-        let entrance = site.forward(topology::api_address())?;
-        control.admit(entrance)?;
-        let client = control.client(&site)?;
-
-        say("nodes join, pods' ranges are routed");
-        let plans: Vec<NodePlan> = network.nodes.iter().map(|(plan, _)| plan.clone()).collect();
-        for plan in &plans {
-            control.apply(status::node(plan))?;
-            control.patch_status("nodes", "", &plan.name, &status::node_status(plan))?;
-        }
-        let ranges: Vec<(NodePlan, Vec<IpNet>)> = plans
-            .into_iter()
-            .map(|plan| {
-                Ok((
-                    plan.clone(),
-                    wait_for(&format!("podCIDRs of {}", plan.name), || {
-                        control.pod_cidrs(&plan.name)
-                    })?,
-                ))
-            })
-            .collect::<Result<_>>()?;
-        if !options.bgp {
-            network.route_pods(&ranges)?;
-        }
-
-        let pods = Pods::default();
-        let mut nodes = Vec::new();
-        for ((plan, netns), (_, cidrs)) in network.nodes.iter().zip(&ranges) {
-            let cni = Cni::new(cidrs, &claim.dir().join(&plan.name))?;
-            let cgroup = options.cgroups.then(|| cgroup::create(&claim.cgroup(&plan.name)));
-            let cgroup = cgroup.transpose()?;
-            let parts = NodeParts {
-                plan: plan.clone(),
-                netns: netns.clone(),
-                cni,
-                wiring: std::sync::Mutex::default(),
-                keeper: keeper.clone(),
-                claim: claim.clone(),
-                cgroup: cgroup.clone(),
-                program: program.clone(),
-                pods: pods.clone(),
-            };
-            site.spawn(Kubelet::new(Arc::new(parts), client.clone()).run());
-            nodes.push(Node::new(
-                plan.clone(),
-                netns.clone(),
-                cidrs.clone(),
-                cgroup,
-                keeper.clone(),
-                claim.clone(),
-            ));
-        }
-        let mut cluster = Self {
-            proxies: Vec::new(),
-            bgp_router: None,
-            nodes,
-            pods,
-            control,
-            network,
-            site,
-            keeper,
-            client,
-            entrance,
-            claim: release,
-            program,
-            _janitor: janitor,
-        };
-        if options.bgp {
-            say("BIRD on the router");
-            cluster.start_bgp_router()?;
-        }
-        if let Some(sluice) = options.sluice {
-            cluster.start_agents(&sluice, say)?;
-        }
-        if let Some(kube_proxy) = options.kube_proxy {
-            cluster.start_proxies(&kube_proxy, say)?;
-        }
-        Ok(cluster)
-    }
-
-    fn start_agents(&mut self, sluice: &Path, say: fn(&str)) -> Result<()> {
-        say(&format!("{} on every node", sluice.display()));
-        let cluster_cidrs = self.control.cluster_cidrs();
-        for node in &mut self.nodes {
-            let flags = match self.bgp_router {
-                Some(_) => bgp_router::agent_flags(),
-                None => Vec::new(),
-            };
-            node.configure_agent(sluice, &cluster_cidrs, flags);
-            node.start_agent()?;
-        }
-        for node in &self.nodes {
-            node.wait_agent_ready(PATIENCE)?;
-        }
-        if self.bgp_router.is_some() {
-            say("nodes and router learn where pods are");
-            self.wait_for_pod_routes()?;
-        }
-        Ok(())
-    }
-
-    fn start_bgp_router(&mut self) -> Result<()> {
-        let plans: Vec<NodePlan> = self.nodes.iter().map(|node| node.plan().clone()).collect();
-        let dir = self.dir().to_owned();
-        let router = BgpRouter::start(&self.network.router, &plans, &dir, &self.keeper)?;
-        self.bgp_router = Some(router);
-        Ok(())
-    }
-
     /// Waits until the router knows the pod ranges of all nodes, and each node those of the others.
     ///
     /// # Errors
@@ -318,31 +186,41 @@ impl Cluster {
         self.bgp_router.as_ref()
     }
 
-    fn start_proxies(&mut self, program: &Path, say: fn(&str)) -> Result<()> {
-        say(&format!("{} on every node", program.display()));
-        let kubeconfig = self.dir().join("kubeconfig.kube-proxy");
-        let cluster_cidrs = self.control.cluster_cidrs();
-        for node in &self.nodes {
-            let dir = self.dir().join(node.name());
-            let proxy = kube_proxy::start(program, node, &dir, &kubeconfig, &cluster_cidrs)?;
-            self.proxies.push(proxy);
-        }
-        for (proxy, node) in self.proxies.iter().zip(&self.nodes) {
-            kube_proxy::wait_ready(proxy, node, &self.dir().join(node.name()), PATIENCE)?;
-        }
-        Ok(())
-    }
-
     /// Who balances services here.
     #[must_use]
     pub fn proxy(&self) -> Proxy {
-        if !self.proxies.is_empty() {
+        if self.proxies().is_some() {
             Proxy::KubeProxy
         } else if self.nodes.iter().any(|node| node.agent_config().is_some()) {
             Proxy::Sluice
         } else {
             Proxy::None
         }
+    }
+
+    /// Starts the real kube-proxy on every node and waits until all say that they are healthy. What served
+    /// before is to be ended by whoever calls.
+    ///
+    /// # Errors
+    /// When one can't be started, or is not healthy in time.
+    pub fn start_kube_proxies(&self, program: &Path) -> Result<()> {
+        let kubeconfig = self.dir().join("kubeconfig.kube-proxy");
+        let cidrs = self.control.cluster_cidrs();
+        let proxies = KubeProxies::start(program, &self.nodes, self.dir(), &kubeconfig, &cidrs)?;
+        *self.proxies() = Some(proxies);
+        Ok(())
+    }
+
+    /// Ends the kube-proxies of [`Cluster::start_kube_proxies`]; their rules stay.
+    ///
+    /// # Errors
+    /// When one does not end.
+    pub fn end_kube_proxies(&self) -> Result<()> {
+        self.proxies().take().context("no kube-proxy runs")?.end()
+    }
+
+    fn proxies(&self) -> MutexGuard<'_, Option<KubeProxies>> {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The mark of all that this cluster made: `sl<pid>`.
@@ -493,17 +371,4 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Re
         }
         sleep(Duration::from_millis(20));
     }
-}
-
-/// The `sluice-testkit` binary: as told, or this program itself, or the one that cargo put beside
-/// a test's (`target/debug/deps/test` and `target/debug/sluice-testkit`).
-fn program(told: Option<&Path>) -> Result<PathBuf> {
-    const NAME: &str = "sluice-testkit";
-    if let Some(path) = told {
-        return Ok(path.to_owned());
-    }
-    let own = std::env::current_exe().context("own program")?;
-    let beside =
-        own.ancestors().skip(1).take(2).map(|dir| dir.join(NAME)).find(|path| path.is_file());
-    beside.with_context(|| format!("no {NAME} near {}: cargo build -p {NAME}", own.display()))
 }

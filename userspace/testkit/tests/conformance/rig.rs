@@ -88,32 +88,33 @@ pub(crate) struct Rig {
 
 static RIG: Mutex<Option<Rig>> = Mutex::new(None);
 
+/// Why this machine has no cluster; `None` when it has.
+pub(crate) fn missing() -> Option<String> {
+    if let Some(reason) = cluster::missing() {
+        return Some(reason.to_owned());
+    }
+    if !agent().is_file() {
+        return Some(format!("no agent at {}: cargo build -p sluice-agent", agent().display()));
+    }
+    (crate::API == ApiServer::Kubernetes).then(|| kubernetes::missing(&kubernetes::API)).flatten()
+}
+
 /// The cluster, for one test at a time; `None` after telling why this machine has none.
 pub(crate) fn rig() -> Option<MutexGuard<'static, Option<Rig>>> {
-    let sluice = agent();
-    let real = crate::API == ApiServer::Kubernetes;
-    let reason = match (cluster::missing(), sluice.is_file()) {
-        (Some(reason), _) => reason.to_owned(),
-        (None, true) if real => kubernetes::missing(&kubernetes::API).unwrap_or_default(),
-        (None, true) => String::new(),
-        (None, false) => {
-            format!("no agent at {}: cargo build -p sluice-agent", sluice.display())
-        }
-    };
-    if !reason.is_empty() {
+    if let Some(reason) = missing() {
         println!("SKIP: {reason}");
         return None;
     }
     // A test that failed has left no state that matters to others.
     let mut rig = RIG.lock().unwrap_or_else(PoisonError::into_inner);
     if rig.is_none() {
-        *rig = Some(Rig::build(sluice));
+        *rig = Some(Rig::build(agent()));
     }
     Some(rig)
 }
 
 /// `SLUICE_TEST_AGENT`, or the binary that cargo puts beside the testkit's own.
-fn agent() -> PathBuf {
+pub(crate) fn agent() -> PathBuf {
     let testkit = PathBuf::from(env!("CARGO_BIN_EXE_sluice-testkit"));
     let told = std::env::var_os("SLUICE_TEST_AGENT").map(PathBuf::from);
     told.unwrap_or_else(|| testkit.with_file_name("sluice"))
@@ -121,7 +122,7 @@ fn agent() -> PathBuf {
 
 impl Rig {
     // The cluster is never dropped: statics are not. Its janitor removes it after our end.
-    fn build(sluice: PathBuf) -> Self {
+    pub(crate) fn build(sluice: PathBuf) -> Self {
         let options = Options {
             sluice: Some(sluice),
             testkit: Some(env!("CARGO_BIN_EXE_sluice-testkit").into()),
