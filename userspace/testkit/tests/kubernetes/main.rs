@@ -11,6 +11,7 @@ mod contract;
 mod rig;
 mod rights;
 mod survival;
+mod takeover;
 
 /// The API server of the cluster.
 const API: ApiServer = ApiServer::Kubernetes;
