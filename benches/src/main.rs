@@ -1,6 +1,7 @@
 //! `sluice-bench`: measures on the test cluster. Started by `cargo xtask bench`, which builds it and
 //! puts it into a machine where asked to; it works on its own too.
 
+mod api;
 mod modes;
 mod same_node;
 mod transactions;
@@ -25,6 +26,8 @@ enum Command {
     Drive(transactions::Drive),
     /// Pod to pod on one node, directly and through a ClusterIP; one JSON object a line
     SameNode(same_node::Config),
+    /// An agent at the real API server with many objects; one JSON object a line
+    Api(api::Config),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Serve(config) => transactions::serve(&config),
         Command::Drive(config) => drive(&config),
         Command::SameNode(config) => same_node::run(&config),
+        Command::Api(config) => api::run(&config),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,9 +11,10 @@ use clap::Subcommand;
 use serde::Deserialize;
 
 use crate::build;
-use crate::packages::{self, CLUSTER};
+use crate::packages::{self, CLUSTER, KUBERNETES};
 use crate::process::line;
 use crate::repo::Repo;
+use crate::setup::kubernetes::{self, Part};
 use crate::vm::{self, Kernel};
 
 /// What can be measured.
@@ -21,6 +22,8 @@ use crate::vm::{self, Kernel};
 pub(crate) enum Bench {
     /// TCP transactions to a pod on the same node: directly and through a ClusterIP
     SameNode(SameNode),
+    /// An agent at the real API server with 10,000 Services and 100,000 endpoints: time, memory, rest
+    Api(Api),
 }
 
 /// Flags of `bench same-node`.
@@ -47,6 +50,17 @@ pub(crate) struct SameNode {
     measure_ms: u64,
 }
 
+/// Flags of `bench api`.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Api {
+    /// Services, of one port each
+    #[arg(long, default_value_t = 10_000)]
+    services: usize,
+    /// Endpoints of all of them together
+    #[arg(long, default_value_t = 100_000)]
+    endpoints: usize,
+}
+
 /// One result of the harness.
 #[derive(Clone, Debug, Deserialize)]
 struct Row {
@@ -62,7 +76,32 @@ struct Row {
 pub(crate) fn run(repo: &Repo, bench: &Bench) -> Result<ExitCode> {
     match bench {
         Bench::SameNode(options) => same_node(repo, options),
+        Bench::Api(options) => api(repo, *options),
     }
+}
+
+/// Prints the harness's JSON lines. Writing so many objects takes minutes: they are kept for the next
+/// time.
+fn api(repo: &Repo, options: Api) -> Result<ExitCode> {
+    for need in [CLUSTER, KUBERNETES] {
+        packages::ensure(need)?;
+    }
+    kubernetes::ensure(repo, Part::Api, "measure an agent at the real API server")?;
+    build::release(repo, &["sluice-agent", "sluice-testkit", "sluice-bench"])?;
+    let folder = repo.target().join("bench");
+    fs::create_dir_all(&folder)?;
+    let Api { services, endpoints } = options;
+    let saved = folder.join(format!("api-{services}-{endpoints}.etcd"));
+    let command = [
+        repo.release("sluice-bench").to_string_lossy().into_owned(),
+        "api".to_owned(),
+        format!("--services={services}"),
+        format!("--endpoints={endpoints}"),
+        format!("--saved={}", saved.display()),
+    ];
+    let (lines, ok) = here(&command, true)?;
+    fs::write(folder.join("api.json"), lines)?;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn same_node(repo: &Repo, options: &SameNode) -> Result<ExitCode> {
