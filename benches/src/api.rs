@@ -61,7 +61,8 @@ struct Line {
     endpoints: usize,
     /// Until all is written, as `/readyz` tells.
     complete_s: f64,
-    /// Of that, the sync that wrote it.
+    /// Syncs until then, and how long the last one took.
+    syncs: u64,
     sync_s: f64,
     /// Processor time until then.
     cpu_s: f64,
@@ -127,6 +128,7 @@ fn start(node: &Node, from: &'static str, config: &Config) -> Result<Line> {
         services: config.services,
         endpoints: config.endpoints,
         complete_s,
+        syncs: number("/sync/done"),
         sync_s: status.pointer("/sync/last_ms").and_then(Value::as_f64).unwrap_or(0.0) / 1000.0,
         cpu_s,
         peak_mb,
