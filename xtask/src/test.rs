@@ -253,7 +253,8 @@ fn machine(repo: &Repo, kernel: Kernel, binaries: &[Binary], all: bool, record: 
         sections.push(record::Section::Command(format!("{shown} on {}", kernel.name())));
     }
 
-    let options = vm::Options { timeout: MACHINE_S, ..vm::Options::new(kernel) };
+    // Time that counts instructions: what else this machine does makes no test late.
+    let options = vm::Options { timeout: MACHINE_S, icount: true, ..vm::Options::new(kernel) };
     let command = ["sh", "-c", &script].map(str::to_owned);
     let log = logs(repo).join(format!("machine-{}.log", kernel.name()));
     let started = vm::start(repo, &options, &command);
