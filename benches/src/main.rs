@@ -1,6 +1,7 @@
 //! `sluice-bench`: measures on the test cluster. Started by `cargo xtask bench`, which builds it and
 //! puts it into a machine where asked to; it works on its own too.
 
+mod bgp;
 mod modes;
 mod same_node;
 mod transactions;
@@ -11,7 +12,11 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "sluice-bench", version, about = "Measures service traffic in the test cluster")]
+#[command(
+    name = "sluice-bench",
+    version,
+    about = "Measures service traffic in the test cluster, and BGP"
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -25,6 +30,10 @@ enum Command {
     Drive(transactions::Drive),
     /// Pod to pod on one node, directly and through a ClusterIP; one JSON object a line
     SameNode(same_node::Config),
+    /// BGP speakers with many routes and many peers, and a Service's way to a router; likewise
+    Bgp(bgp::Config),
+    /// Sluice's BGP speaker by itself
+    BgpSpeaker(bgp::Speaker),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +41,8 @@ fn main() -> ExitCode {
         Command::Serve(config) => transactions::serve(&config),
         Command::Drive(config) => drive(&config),
         Command::SameNode(config) => same_node::run(&config),
+        Command::Bgp(config) => bgp::run(&config),
+        Command::BgpSpeaker(config) => bgp::run_speaker(&config),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

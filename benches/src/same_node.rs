@@ -199,7 +199,7 @@ fn crowd(
 
 /// Waits until the processors have had next to nothing to do for two seconds on end; false if they
 /// never have.
-fn rests() -> Result<bool> {
+pub(crate) fn rests() -> Result<bool> {
     let deadline = Instant::now() + REST;
     let mut quiet = 0;
     let (mut busy, mut all) = ticks()?;
@@ -265,7 +265,7 @@ fn first_v4(addresses: &[IpAddr]) -> Result<IpAddr> {
 }
 
 /// A binary that was built along with this one.
-fn beside(name: &str) -> Result<PathBuf> {
+pub(crate) fn beside(name: &str) -> Result<PathBuf> {
     let path = std::env::current_exe().context("own program")?.with_file_name(name);
     if !path.is_file() {
         bail!("no {}: cargo xtask bench builds it", path.display());
