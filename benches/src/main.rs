@@ -2,6 +2,7 @@
 //! puts it into a machine where asked to; it works on its own too.
 
 mod api;
+mod bgp;
 mod modes;
 mod same_node;
 mod transactions;
@@ -12,7 +13,11 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "sluice-bench", version, about = "Measures service traffic in the test cluster")]
+#[command(
+    name = "sluice-bench",
+    version,
+    about = "Measures service traffic in the test cluster, and BGP"
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -28,6 +33,10 @@ enum Command {
     SameNode(same_node::Config),
     /// An agent at the real API server with many objects; one JSON object a line
     Api(api::Config),
+    /// BGP speakers with many routes and many peers, and a Service's way to a router; likewise
+    Bgp(bgp::Config),
+    /// Sluice's BGP speaker by itself
+    BgpSpeaker(bgp::Speaker),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +45,8 @@ fn main() -> ExitCode {
         Command::Drive(config) => drive(&config),
         Command::SameNode(config) => same_node::run(&config),
         Command::Api(config) => api::run(&config),
+        Command::Bgp(config) => bgp::run(&config),
+        Command::BgpSpeaker(config) => bgp::run_speaker(&config),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

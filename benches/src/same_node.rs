@@ -199,7 +199,7 @@ fn crowd(
 
 /// Waits until the processors have had next to nothing to do for two seconds on end; false if they
 /// never have.
-fn rests() -> Result<bool> {
+pub(crate) fn rests() -> Result<bool> {
     let deadline = Instant::now() + REST;
     let mut quiet = 0;
     let (mut busy, mut all) = ticks()?;

@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: builds the harness, runs it here or in a machine, and reports: a table or
 //! JSON lines on stdout, both under `target/bench/`.
 
+mod bgp;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -9,6 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::build;
 use crate::packages::{self, CLUSTER, KUBERNETES};
@@ -24,6 +27,8 @@ pub(crate) enum Bench {
     SameNode(SameNode),
     /// An agent at the real API server with 10,000 Services and 100,000 endpoints: time, memory, rest
     Api(Api),
+    /// BGP: many routes and many peers, for Sluice, BIRD and GoBGP; a Service's way to a router
+    Bgp(bgp::Bgp),
 }
 
 /// Flags of `bench same-node`.
@@ -77,6 +82,7 @@ pub(crate) fn run(repo: &Repo, bench: &Bench) -> Result<ExitCode> {
     match bench {
         Bench::SameNode(options) => same_node(repo, options),
         Bench::Api(options) => api(repo, *options),
+        Bench::Bgp(options) => bgp::run(repo, options),
     }
 }
 
@@ -119,7 +125,7 @@ fn same_node(repo: &Repo, options: &SameNode) -> Result<ExitCode> {
         Some(kernel) => in_machine(repo, kernel, options, &command)?,
         None => here(&command, options.json)?,
     };
-    let rows = rows(&lines)?;
+    let rows: Vec<Row> = rows(&lines)?;
     let place =
         kernel.map_or_else(|| "this machine".to_owned(), |k| format!("kernel {}", k.name()));
     let unit = if options.icount { "guest second of 10^9 instructions" } else { "second" };
@@ -128,11 +134,17 @@ fn same_node(repo: &Repo, options: &SameNode) -> Result<ExitCode> {
     if !options.json {
         print!("{table}");
     }
+    keep(repo, "same-node", &lines, &table)?;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Lays both forms of a report under `target/bench/`.
+fn keep(repo: &Repo, name: &str, lines: &str, table: &str) -> Result<()> {
     let folder = repo.target().join("bench");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("same-node.json"), lines)?;
-    fs::write(folder.join("same-node.txt"), table)?;
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    fs::write(folder.join(format!("{name}.json")), lines)?;
+    fs::write(folder.join(format!("{name}.txt")), table)?;
+    Ok(())
 }
 
 fn in_machine(
@@ -174,7 +186,7 @@ fn collect(output: impl Read, show: bool) -> Result<String> {
     Ok(all)
 }
 
-fn rows(lines: &str) -> Result<Vec<Row>> {
+fn rows<T: DeserializeOwned>(lines: &str) -> Result<Vec<T>> {
     lines
         .lines()
         .map(|line| {
@@ -216,8 +228,8 @@ mod tests {
         let lines = r#"{"case":"c","mode":"direct","rr_per_s":26320.0,"crr_per_s":4060.0,"rr_ratio":1.0,"crr_ratio":1.0}
 {"case":"c","mode":"tc","rr_per_s":27811.0,"crr_per_s":4199.0,"rr_ratio":1.0566,"crr_ratio":1.0342}
 "#;
-        let table = table("title", &rows(lines).unwrap());
+        let table = table("title", &rows::<Row>(lines).unwrap());
         assert!(table.contains("27811     1.057x         4199     1.034x"), "{table}");
-        assert!(rows("no JSON\n").is_err());
+        assert!(rows::<Row>("no JSON\n").is_err());
     }
 }

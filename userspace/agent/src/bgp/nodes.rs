@@ -55,6 +55,8 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// Pod ranges.
     pub pod_cidrs: Vec<IpNet>,
+    /// Cordoned, as before a drain: what it announces is about to go away (B10).
+    pub draining: bool,
     /// What its annotations say.
     pub annotated: Annotated,
 }
@@ -100,7 +102,8 @@ impl NodeFacts {
         pod_cidrs.sort_unstable();
         pod_cidrs.dedup();
         let name = node.metadata.name.clone().unwrap_or_default();
-        (Self { name, addresses, pod_cidrs, annotated }, problems)
+        let draining = spec.and_then(|spec| spec.unschedulable).unwrap_or_default();
+        (Self { name, addresses, pod_cidrs, draining, annotated }, problems)
     }
 
     /// The address that other nodes talk to: the first.
@@ -266,6 +269,14 @@ mod tests {
         assert_eq!(facts.annotated.large_communities.len(), 1);
         assert_eq!(facts.annotated.prepend, Some((64600, 3)));
         assert_eq!(facts.annotated.local_addresses.len(), 1);
+    }
+
+    #[test]
+    fn b10_a_cordoned_node_is_about_to_go_away() {
+        let mut cordoned = node(json!({}));
+        assert!(!NodeFacts::read(&cordoned, None).0.draining);
+        cordoned.spec.get_or_insert_default().unschedulable = Some(true);
+        assert!(NodeFacts::read(&cordoned, None).0.draining);
     }
 
     #[test]

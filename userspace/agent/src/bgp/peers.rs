@@ -254,6 +254,7 @@ mod tests {
             name: format!("n{n}"),
             addresses: vec![IpAddr::from([192, 0, 2, n]), format!("fd00::{n}").parse().unwrap()],
             pod_cidrs: vec![net(&format!("10.244.{n}.0/24"))],
+            draining: false,
             annotated: Annotated::default(),
         }
     }

@@ -314,6 +314,7 @@ impl Router {
         self.announce(on).await;
         let Some(own) = self.known.get(&self.node_name) else { return };
         on.routes.set_own(&own.pod_cidrs).await;
+        on.speaker.set_draining(own.draining).await;
         let others: Vec<NodeFacts> =
             self.known.values().filter(|node| node.name != self.node_name).cloned().collect();
         let (passwords, mut problems) = self.passwords();

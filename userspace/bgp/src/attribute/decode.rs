@@ -1,14 +1,13 @@
 //! Owns reading of path attributes: every error is an RFC 7606 action or, where the routes
 //! cannot be found any more, a NOTIFICATION.
-//!
-//! Where the oracles disagree: a malformed AS4_PATH or AS4_AGGREGATOR is discarded (RFC 6793 6),
-//! whatever is wrong with it; FRR withdraws.
+//! Which action is the table's in `rules`.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 
+use super::rules::Rule;
 use super::{
     Aggregator, AsPath, Attributes, Community, LargeCommunity, NextHop, Opaque, Origin, code, flag,
 };
@@ -112,10 +111,10 @@ pub(crate) fn decode_all(field: &[u8], params: &Params) -> Result<Parsed, Notifi
             }
             *seen = true;
         }
-        if let Some(required) = required_flags(kind) {
-            if !flags_ok(flags, required) {
-                let action = on_bad_flags(kind);
-                parsed.faults.push(Fault::new(kind, action, Reason::Flags, value));
+        let rule = Rule::of(kind);
+        if let Some(rule) = rule {
+            if !rule.allows(flags) {
+                parsed.faults.push(Fault::new(kind, rule.on_flags, Reason::Flags, value));
                 // Routes are withdrawn: they must still be read.
                 if !matches!(kind, code::MP_REACH | code::MP_UNREACH) {
                     continue;
@@ -127,19 +126,13 @@ pub(crate) fn decode_all(field: &[u8], params: &Params) -> Result<Parsed, Notifi
         match kind {
             code::MP_REACH => MpReach::decode(value, octets, params, &mut parsed)?,
             code::MP_UNREACH => MpUnreach::decode(value, octets, params, &mut parsed)?,
-            _ if !params.ibgp
-                && matches!(kind, code::LOCAL_PREF | code::ORIGINATOR_ID | code::CLUSTER_LIST) =>
-            {
-                parsed.faults.push(Fault::new(
-                    kind,
-                    Action::Discard,
-                    Reason::NotFromExternal,
-                    value,
-                ));
+            _ if !params.ibgp && rule.is_some_and(|rule| !rule.from_external) => {
+                let (action, reason) = (Action::Discard, Reason::NotFromExternal);
+                parsed.faults.push(Fault::new(kind, action, reason, value));
             }
             _ => {
                 if read(kind, flags, value, params, &mut parsed, &mut as4).is_err() {
-                    let action = on_bad_value(kind);
+                    let action = rule.map_or(Action::TreatAsWithdraw, |rule| rule.on_value);
                     parsed.faults.push(Fault::new(kind, action, Reason::Value, value));
                 }
             }
@@ -154,58 +147,6 @@ fn split<'a>(reader: &mut Reader<'a>) -> Result<(u8, u8, &'a [u8]), Short> {
     let length =
         if flags & flag::EXTENDED == 0 { reader.u8().map(u16::from)? } else { reader.u16()? };
     Ok((flags, kind, reader.take(usize::from(length))?))
-}
-
-/// Optional and transitive bits of the attributes we know.
-fn required_flags(kind: u8) -> Option<u8> {
-    Some(match kind {
-        code::ORIGIN
-        | code::AS_PATH
-        | code::NEXT_HOP
-        | code::LOCAL_PREF
-        | code::ATOMIC_AGGREGATE => flag::TRANSITIVE,
-        code::MED
-        | code::ORIGINATOR_ID
-        | code::CLUSTER_LIST
-        | code::MP_REACH
-        | code::MP_UNREACH => flag::OPTIONAL,
-        code::AIGP | code::LINK_STATE => flag::OPTIONAL,
-        code::AGGREGATOR
-        | code::COMMUNITIES
-        | code::EXT_COMMUNITIES
-        | code::AS4_PATH
-        | code::AS4_AGGREGATOR
-        | code::IPV6_EXT_COMMUNITIES
-        | code::LARGE_COMMUNITIES
-        | code::OTC
-        | code::PREFIX_SID => flag::OPTIONAL | flag::TRANSITIVE,
-        _ => return None,
-    })
-}
-
-/// The partial bit must be clear on all but optional transitive attributes (RFC 4271 4.3).
-fn flags_ok(flags: u8, required: u8) -> bool {
-    let kind = flags & (flag::OPTIONAL | flag::TRANSITIVE);
-    let both = flag::OPTIONAL | flag::TRANSITIVE;
-    kind == required && (required == both || flags & flag::PARTIAL == 0)
-}
-
-fn on_bad_flags(kind: u8) -> Action {
-    match kind {
-        code::AS4_PATH
-        | code::AS4_AGGREGATOR
-        | code::AIGP
-        | code::LINK_STATE
-        | code::PREFIX_SID => Action::Discard,
-        _ => Action::TreatAsWithdraw,
-    }
-}
-
-fn on_bad_value(kind: u8) -> Action {
-    match kind {
-        code::ATOMIC_AGGREGATE | code::AGGREGATOR => Action::Discard,
-        _ => on_bad_flags(kind),
-    }
 }
 
 /// AS4 attributes, kept until AS_PATH and AGGREGATOR are known.

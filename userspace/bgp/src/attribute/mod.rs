@@ -5,6 +5,7 @@
 mod as_path;
 mod decode;
 mod encode;
+mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -11,11 +11,12 @@ mod listener;
 mod session;
 mod sockopt;
 mod speaker;
+mod status;
 mod tables;
 
 pub use config::{Password, PeerConfig, SpeakerConfig, Ttl};
-pub use session::{Counters, PeerStatus};
 pub use speaker::{PeerReport, Speaker, SpeakerError};
+pub use status::{Counters, PeerStatus};
 pub use tables::Output;
 
 use std::net::IpAddr;

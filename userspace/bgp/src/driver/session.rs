@@ -16,9 +16,10 @@ use tokio::time::Instant;
 use super::config::PeerConfig;
 use super::connection::{Connection, connect};
 use super::listener;
+use super::status::{Counters, PeerStatus};
 use super::tables::{Outbound, ToTables, sleep_until};
 use super::{Happening, PeerEvent};
-use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, State, Time};
+use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Time};
 use crate::message::{Message, Notification, Params, decode, next_frame};
 use crate::rib::{Keep, Limit, SessionUp};
 
@@ -28,44 +29,6 @@ const MESSAGES: usize = 64;
 const SEND_HOLD: Duration = Duration::from_secs(480);
 /// Octets that may wait for the socket before the tables are asked for more.
 const LOW_WATER: usize = 64 * 1024;
-
-/// Counts of a peer since it was configured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages received.
-    pub received: u64,
-    /// UPDATEs among them.
-    pub updates_received: u64,
-    /// Messages sent.
-    pub sent: u64,
-    /// UPDATEs among them.
-    pub updates_sent: u64,
-    /// Malformed attributes that were discarded, or made their routes withdrawn (RFC 7606).
-    pub faults: u64,
-    /// UPDATEs treated as withdrawals among those.
-    pub withdrawn_by_fault: u64,
-    /// Sessions that came up.
-    pub established: u64,
-    /// Sessions that ended.
-    pub lost: u64,
-}
-
-/// How a peer stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// The machine's state.
-    pub state: State,
-    /// When it last changed.
-    pub since: Instant,
-    /// What was negotiated, while established.
-    pub negotiated: Option<Negotiated>,
-    /// Our end, while established.
-    pub local_address: Option<IpAddr>,
-    /// Why the last connection or session ended.
-    pub last_end: Option<String>,
-    /// Counts.
-    pub counters: Counters,
-}
 
 pub(super) enum Command {
     Accepted(TcpStream),
@@ -109,19 +72,6 @@ pub(super) struct Surroundings {
     pub(super) events: mpsc::Sender<PeerEvent>,
     pub(super) status: watch::Sender<PeerStatus>,
     pub(super) seed: u64,
-}
-
-impl PeerStatus {
-    pub(super) fn new() -> Self {
-        Self {
-            state: State::Idle,
-            since: Instant::now(),
-            negotiated: None,
-            local_address: None,
-            last_end: None,
-            counters: Counters::default(),
-        }
-    }
 }
 
 /// Runs a peer until its commands end; what it was told then is done.

@@ -140,7 +140,7 @@ impl Tables {
         let rib = &mut self.rib;
         match input {
             ToTables::Up { peer, up, outbound } => {
-                rib.up(peer, *up);
+                rib.up(peer, *up, self.epoch.elapsed());
                 sessions.insert(peer, Session { outbound, ready: true });
             }
             ToTables::Down { peer, keep } => {

@@ -61,9 +61,11 @@ impl Update {
     /// The family whose End-of-RIB mark this is. IPv4's in MP_UNREACH_NLRI is taken too.
     #[must_use]
     pub fn ends_rib(&self) -> Option<Family> {
-        let empty = Self { mp_unreach: None, ..self.clone() } == Self::default();
+        let has_routes =
+            !self.nlri.is_empty() || !self.withdrawn.is_empty() || self.mp_reach.is_some();
         match &self.mp_unreach {
-            _ if !empty => None,
+            _ if has_routes => None,
+            _ if (&self.attributes, self.next_hop) != (&Attributes::default(), None) => None,
             None => Some(Family::Ipv4Unicast),
             Some(unreach) => unreach.prefixes.is_empty().then_some(unreach.family),
         }
@@ -72,8 +74,9 @@ impl Update {
     /// All withdrawn prefixes that are not announced by the same message (B20).
     pub fn withdrawals(&self) -> impl Iterator<Item = IpNet> {
         let mp = self.mp_unreach.iter().flat_map(|unreach| &unreach.prefixes);
+        let any = !self.withdrawn.is_empty() || self.mp_unreach.is_some();
         let announced: std::collections::HashSet<IpNet> =
-            self.announcements().map(|(prefix, _)| prefix).collect();
+            self.announcements().filter(|_| any).map(|(prefix, _)| prefix).collect();
         self.withdrawn.iter().chain(mp).copied().filter(move |prefix| !announced.contains(prefix))
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Session {
     pub(super) local_address: IpAddr,
     /// Families whose End-of-RIB the peer still owes.
     pub(super) awaits_end: Families,
+    /// They are waited for until then, if not for longer (a peer without graceful restart).
+    pub(super) end_due: Option<Time>,
 }
 
 /// Something that was announced.

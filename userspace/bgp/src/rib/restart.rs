@@ -9,11 +9,14 @@ use ipnet::IpNet;
 
 use super::Rib;
 use crate::family::{Families, Family};
-use crate::fsm::Time;
+use crate::fsm::{Negotiated, Time};
 
 /// How long a restarted speaker waits for the End-of-RIBs of its peers (RFC 4724 4.1: the
 /// Selection_Deferral_Timer, longer than their sessions take to come back).
 pub const DEFERRAL: Duration = Duration::from_secs(60);
+/// How long a peer without graceful restart is waited for, which may send no End-of-RIB at all (RFC
+/// 4724 4.1 does not wait for such peers, but what it tells first is soon there).
+const WITHOUT_END: Duration = Duration::from_secs(10);
 /// How long routes stay stale that a peer has begun to send again, at most.
 const REFRESH_TIME: Duration = Duration::from_secs(360);
 
@@ -36,6 +39,11 @@ pub(super) enum Convergence {
     Done,
 }
 
+/// Until when a peer's End-of-RIB is waited for, if not for as long as any.
+pub(super) fn end_due(negotiated: &Negotiated, now: Time) -> Option<Time> {
+    negotiated.graceful_restart.is_none().then(|| now + WITHOUT_END)
+}
+
 impl Rib {
     /// Something is due: routes that were stale too long, the wait for others.
     pub fn tick(&mut self, now: Time) {
@@ -51,6 +59,11 @@ impl Rib {
                 peer.stale_until = None;
             }
         }
+        for session in self.peers.values_mut().filter_map(|peer| peer.session.as_mut()) {
+            if session.end_due.is_some_and(|due| due <= now) {
+                (session.awaits_end, session.end_due) = (Families::default(), None);
+            }
+        }
     }
 
     /// When [`Rib::tick`] is due.
@@ -61,7 +74,8 @@ impl Rib {
             Convergence::Waiting(until) => Some(until),
             _ => None,
         };
-        stale.chain(converges).min()
+        let sessions = self.peers.values().filter_map(|peer| peer.session.as_ref());
+        stale.chain(converges).chain(sessions.filter_map(|session| session.end_due)).min()
     }
 
     /// All peers are known that there are for now: their End-of-RIBs are what is waited for.

@@ -5,6 +5,7 @@
 mod attributes;
 mod notifications;
 mod peer;
+mod restart;
 mod rig;
 mod robust;
 mod routes;

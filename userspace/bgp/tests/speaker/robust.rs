@@ -151,30 +151,6 @@ async fn keepalives_are_on_time_while_a_full_table_comes_in_and_the_hold_timer_k
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn b22_a_flood_meets_the_limit_and_leaves_nothing() {
-    let mut config = peer(1, EXTERNAL);
-    config.policies.max_prefixes = Some(1000);
-    let rig = Rig::start(vec![config]).await;
-    let settings = says(1, EXTERNAL);
-    let mut raw = RawPeer::established(peer_address(1), rig.address, &settings).await;
-    let octets = flood(1_000_000, &settings);
-    use tokio::io::AsyncWriteExt;
-    // The speaker hangs up on it.
-    let (mut reader, mut writer) = raw.stream.split();
-    let mut inbox = BytesMut::new();
-    let write = async { drop(writer.write_all(&octets).await) };
-    let read =
-        async { while matches!(reader.read_buf(&mut inbox).await, Ok(count) if count > 0) {} };
-    tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(write, read) })
-        .await
-        .expect("the end");
-    rig.until_installed(&[]).await;
-    assert_eq!(rig.routes().await.len(), 0);
-    let limit = [6, 1, 0, 1, 1, 0, 0, 3, 0xe8];
-    assert!(inbox.windows(9).any(|octets| octets == limit), "6/1 with the limit: {inbox:x?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_does_not_read_harms_no_other() {
     let rig =
         Rig::start(vec![peer(1, EXTERNAL), peer(2, EXTERNAL + 1), peer(3, EXTERNAL + 2)]).await;

@@ -8,8 +8,8 @@ use sluice_bgp::fsm::Reason;
 use sluice_bgp::policy::{Change, Condition, Policy, Rule, Tag, Verdict};
 use sluice_bgp::rib::{LocalRoute, Standing, Step, Unfit};
 use sluice_bgp::{
-    AfiSafi, AsPath, Attributes, Capability, Code, Community, Family, LargeCommunity, Message,
-    NextHop, Origin, Received, Refresh, RefreshKind, Update,
+    AfiSafi, AsPath, Attributes, Code, Community, Family, LargeCommunity, Message, NextHop, Origin,
+    Received, Refresh, RefreshKind, Update,
 };
 
 use crate::peer::{RawPeer, net};
@@ -22,7 +22,7 @@ fn local(prefix: &str) -> LocalRoute {
 }
 
 /// An UPDATE of one IPv4 prefix.
-fn announce(prefix: &str, path: &[u32], next_hop: [u8; 4]) -> Update {
+pub(crate) fn announce(prefix: &str, path: &[u32], next_hop: [u8; 4]) -> Update {
     let attributes = Attributes {
         origin: Some(Origin::Igp),
         as_path: Some(AsPath::sequence(path)),
@@ -36,11 +36,11 @@ fn announce(prefix: &str, path: &[u32], next_hop: [u8; 4]) -> Update {
     }
 }
 
-async fn send(peer: &mut RawPeer, update: Update) {
+pub(crate) async fn send(peer: &mut RawPeer, update: Update) {
     peer.send(&Message::Update(Box::new(update))).await;
 }
 
-async fn connect(rig: &Rig, n: u8, asn: u32) -> RawPeer {
+pub(crate) async fn connect(rig: &Rig, n: u8, asn: u32) -> RawPeer {
     RawPeer::established(peer_address(n), rig.address, &says(n, asn)).await
 }
 
@@ -390,90 +390,6 @@ async fn b22_too_many_prefixes_end_the_session_with_the_limit_and_it_stays_down(
     assert_eq!(again.try_receive().await, None, "down until an operator acts");
     rig.speaker.lock().await.start_peer(peer_address(1)).await;
     connect(&rig, 1, EXTERNAL).await;
-}
-
-#[tokio::test]
-async fn b18_a_helper_keeps_routes_until_end_of_rib_or_the_restart_time() {
-    let graceful = |n| {
-        let mut config = peer(n, EXTERNAL);
-        config.settings.graceful_restart_s = Some(120);
-        config
-    };
-    let restarting = |n, time_s: u16, forwarding: bool| {
-        let mut settings = says(n, EXTERNAL);
-        settings.graceful_restart_s = Some(time_s);
-        let mut open = settings.open();
-        for capability in &mut open.capabilities {
-            if let Capability::GracefulRestart(restart) = capability {
-                restart.families.iter_mut().for_each(|family| family.forwarding = forwarding);
-            }
-        }
-        open
-    };
-    let up = async |rig: &Rig, n: u8, open| {
-        let mut raw = RawPeer::connect(peer_address(n), rig.address).await;
-        raw.receive().await;
-        raw.send(&Message::Open(open)).await;
-        raw.send(&Message::Keepalive).await;
-        raw.params = sluice_bgp::Params {
-            four_octet_as: true,
-            extended_messages: true,
-            families: sluice_bgp::Families::ALL,
-            ..sluice_bgp::Params::default()
-        };
-        raw
-    };
-    let rig = Rig::start(vec![graceful(1), graceful(2)]).await;
-    // Until End-of-RIB.
-    let mut raw = up(&rig, 1, restarting(1, 100, true)).await;
-    for prefix in ["10.1.0.0/24", "10.2.0.0/24"] {
-        send(&mut raw, announce(prefix, &[EXTERNAL], [10, 0, 0, 1])).await;
-    }
-    rig.until_installed(&["10.1.0.0/24", "10.2.0.0/24"]).await;
-    drop(raw);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(rig.prefixes(), ["10.1.0.0/24", "10.2.0.0/24"]);
-    assert!(rig.routes().await.iter().all(|view| view.route.stale));
-    let mut raw = up(&rig, 1, restarting(1, 100, true)).await;
-    send(&mut raw, announce("10.2.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(rig.prefixes().len(), 2, "not before End-of-RIB");
-    send(&mut raw, Update::end_of_rib(Family::Ipv4Unicast)).await;
-    rig.until_installed(&["10.2.0.0/24"]).await;
-    // The peer did not keep forwarding: gone as soon as it is back.
-    drop(raw);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let raw = up(&rig, 1, restarting(1, 100, false)).await;
-    rig.until_installed(&[]).await;
-    drop(raw);
-    // Until the restart time is over.
-    let mut raw = up(&rig, 2, restarting(2, 1, true)).await;
-    send(&mut raw, announce("10.3.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
-    rig.until_installed(&["10.3.0.0/24"]).await;
-    drop(raw);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(rig.prefixes(), ["10.3.0.0/24"]);
-    rig.until_installed(&[]).await;
-}
-
-#[tokio::test]
-async fn b18_what_a_former_run_left_may_go_after_end_of_rib_or_the_deferral() {
-    let rig = Rig::start_with(vec![peer(1, EXTERNAL)], |config| {
-        config.deferral = Duration::from_secs(60);
-    })
-    .await;
-    let mut raw = connect(&rig, 1, EXTERNAL).await;
-    send(&mut raw, announce("10.3.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
-    rig.until_installed(&["10.3.0.0/24"]).await;
-    send(&mut raw, Update::end_of_rib(Family::Ipv4Unicast)).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(!*rig.converged.lock().unwrap(), "IPv6 is still owed");
-    send(&mut raw, Update::end_of_rib(Family::Ipv6Unicast)).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(*rig.converged.lock().unwrap());
-    let late = Rig::start(vec![peer(1, EXTERNAL)]).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(*late.converged.lock().unwrap(), "a peer that never comes is not waited for");
 }
 
 #[tokio::test]

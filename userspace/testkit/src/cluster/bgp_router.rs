@@ -16,7 +16,7 @@ use super::topology::{NodePlan, ROUTER_V4};
 /// AS of the router.
 pub const ROUTER_ASN: u32 = 65001;
 /// AS of the nodes (`--cluster-asn`'s default).
-const NODES_ASN: u32 = 64512;
+pub const NODES_ASN: u32 = 64512;
 /// Where Debian has it.
 const BIRD: &str = "/usr/sbin/bird";
 
@@ -43,6 +43,7 @@ pub fn is_installed() -> bool {
 pub struct BgpRouter {
     _process: Process,
     netns: Netns,
+    config: PathBuf,
     socket: PathBuf,
     log: PathBuf,
 }
@@ -67,7 +68,7 @@ impl BgpRouter {
         let args = ["-f", "-c", &text(&path), "-s", &text(&socket), "-P", &text(&pid)];
         let spec = Spec::new(BIRD).args(args).log(&log);
         let process = keeper.spawn(netns, &spec).context("start bird")?;
-        Ok(Self { _process: process, netns: netns.clone(), socket, log })
+        Ok(Self { _process: process, netns: netns.clone(), config: path, socket, log })
     }
 
     /// What `birdc` answers.
@@ -78,6 +79,20 @@ impl BgpRouter {
         let output = Command::new("birdc").arg("-s").arg(&self.socket).arg(question).output();
         let output = output.context("run birdc")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Changes its configuration while it runs.
+    ///
+    /// # Errors
+    /// When BIRD does not take it.
+    pub fn configure(&self, edit: impl FnOnce(&str) -> String) -> Result<()> {
+        let text = edit(&fs::read_to_string(&self.config)?);
+        fs::write(&self.config, text)?;
+        let answer = self.ask("configure")?;
+        if !answer.contains("Reconfigur") {
+            bail!("bird does not take its configuration: {answer}");
+        }
+        Ok(())
     }
 
     /// The router's routes that it learned by BGP, as `ip route` shows them, of both families.
