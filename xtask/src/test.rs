@@ -90,11 +90,11 @@ pub(crate) fn run(repo: &Repo, options: Options) -> Result<ExitCode> {
             show(repo, &mut record);
             // An agent's start takes a minute where a processor is emulated: what starts many is shown with
             // `--kernel`, for one kernel at a time.
-            for what in ["data plane's starts", "demo --check", "demo --matrix"] {
+            for what in ["conformance", "data plane's starts", "demo --check", "demo --matrix"] {
                 record.skip(&format!("{what} in machines"), "takes too long; shown with --kernel");
             }
             let mut binaries = facing(binaries);
-            binaries.retain(|binary| binary.target != STARTS);
+            binaries.retain(|binary| !is_conformance(binary) && binary.target != STARTS);
             for kernel in Kernel::ALL {
                 machine(repo, kernel, &binaries, false, &mut record);
             }

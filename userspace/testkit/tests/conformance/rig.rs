@@ -235,11 +235,15 @@ impl Rig {
         );
         // That attempts fail is in the report.
         let log = self.cluster.dir().join("traffic.log");
-        let spec = Spec::new(self.cluster.program()).args(args.split(' ')).log(log).pipe_stdout();
+        let spec = Spec::new(self.cluster.program()).args(args.split(' ')).log(&log).pipe_stdout();
         let process = node.spawn(&spec).unwrap();
         let mut report = String::new();
         process.take_stdout().unwrap().read_to_string(&mut report).unwrap();
-        serde_json::from_str(&report).unwrap()
+        serde_json::from_str(&report).unwrap_or_else(|fault| {
+            let told = std::fs::read_to_string(&log).unwrap_or_default();
+            let end = process.wait(Duration::from_secs(1));
+            panic!("{fault} in {report:?} of {args}, which ended with {end:?} and told {told}")
+        })
     }
 
     /// Asks once.
