@@ -47,9 +47,12 @@ async fn b18_a_helper_keeps_routes_until_end_of_rib_or_the_restart_time() {
     }
     rig.until_installed(&["10.1.0.0/24", "10.2.0.0/24"]).await;
     drop(raw);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !rig.routes().await.iter().all(|view| view.route.stale) {
+        assert!(tokio::time::Instant::now() < until, "the end of the connection was not seen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert_eq!(rig.prefixes(), ["10.1.0.0/24", "10.2.0.0/24"]);
-    assert!(rig.routes().await.iter().all(|view| view.route.stale));
     let mut raw = up(&rig, 1, restarting(1, 100, true)).await;
     send(&mut raw, announce("10.2.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -143,7 +143,7 @@ impl Rig {
 
     /// Waits until the installer has these prefixes, or says what it has.
     pub(crate) async fn until_installed(&self, expected: &[&str]) {
-        let until = tokio::time::Instant::now() + Duration::from_secs(5);
+        let until = tokio::time::Instant::now() + Duration::from_secs(30);
         while self.prefixes() != expected {
             assert!(tokio::time::Instant::now() < until, "{:?}, not {expected:?}", self.prefixes());
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -152,7 +152,7 @@ impl Rig {
 
     /// The next thing that happens with a peer.
     pub(crate) async fn happening(&mut self) -> Happening {
-        let next = tokio::time::timeout(Duration::from_secs(5), self.happenings.recv());
+        let next = tokio::time::timeout(Duration::from_secs(30), self.happenings.recv());
         next.await.expect("something happens").expect("the speaker lives").what
     }
 }
