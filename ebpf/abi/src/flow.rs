@@ -171,4 +171,7 @@ pub enum Deliver {
     Peer = 1,
     /// By the kernel's routes (`bpf_fib_lookup`, `bpf_redirect_neigh`).
     Route = 2,
+    /// In by the loopback interface: an answer to a process of the node that asked the node's own
+    /// address. It comes from an own address, too, which the stack takes from nowhere else.
+    Loop = 3,
 }

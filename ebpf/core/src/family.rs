@@ -65,6 +65,8 @@ pub trait Family: Copy + 'static {
     fn is_pod(config: &Config, address: Self::Addr) -> bool;
     /// Whether an address is a single host's, and so may be answered.
     fn is_host(address: Self::Addr) -> bool;
+    /// Whether an address never leaves a host (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3).
+    fn is_loopback(address: Self::Addr) -> bool;
     /// Whether a pod network is configured.
     fn has_pods(config: &Config) -> bool;
     /// Whether an address lies in a range of ClusterIPs.

@@ -25,7 +25,7 @@ mod translate;
 pub mod wire;
 
 pub use family::{Family, V4, V6};
-pub use packet::{NextHop, Packet};
+pub use packet::{LOOPBACK, NextHop, Packet};
 pub use process::{Action, Hook, process};
 pub use tables::{FlowTable, Inserted, Lookup, NodeTables, Tables};
 

@@ -8,7 +8,7 @@ use sluice_abi::{
 use crate::UDP_TIMEOUT_S;
 use crate::checksum::{hash_source, hash_tuple};
 use crate::family::Family;
-use crate::packet::Packet;
+use crate::packet::{LOOPBACK, Packet};
 use crate::process::{Hook, idle};
 use crate::tables::{FlowTable, Inserted, Lookup, NodeTables, Tables};
 use crate::translate::reverse;
@@ -94,8 +94,8 @@ fn service<F: Family, T: Tables<F>>(
     // The node's own address is what others are masqueraded as; to the node itself nobody is, since
     // its answers pass here anyway.
     let masquerade = outside && !from_node && !F::is_node(config, dst);
-    let source = if dst == key.src {
-        // Hairpin (R46): a pod drops what comes from its own address.
+    let source = if dst == key.src && !from_node {
+        // Hairpin (R46): a pod drops what comes from its own address. A node does not.
         Some(F::gateway(config))
     } else if masquerade {
         Some(F::node(config))
@@ -382,6 +382,7 @@ pub(crate) fn learn<F: Family, P: Packet, T: Tables<F>>(
                 (flow.mac.head, flow.mac.tail) = (head, tail);
             }
         }
+        Hook::ToNetwork if packet.ifindex() == LOOPBACK => flow.deliver = Deliver::Loop as u8,
         Hook::ToPods | Hook::ToNetwork => {}
     }
 }

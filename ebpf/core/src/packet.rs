@@ -4,10 +4,13 @@ use sluice_abi::Held;
 
 use crate::wire::Wire;
 
+/// The loopback interface's index, in every network namespace (linux, `LOOPBACK_IFINDEX`).
+pub const LOOPBACK: u32 = 1;
+
 /// Where a packet leaves to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
-    /// Interface to leave by.
+    /// Interface to leave by; at [`LOOPBACK`] the neighbour is this node: the packet comes in there.
     pub ifindex: u32,
     /// Address of the neighbour; an IPv4 address in the first word.
     pub address: [u32; 4],

@@ -24,7 +24,7 @@ pub enum Hook {
     /// Egress of kube-bridge: replies of this node's own processes and what the stack routes to
     /// pods. Only translates known flows back.
     ToPods,
-    /// Egress of an uplink: what this node's own processes send to services.
+    /// Egress of an uplink, and of loopback: what this node's own processes send to services.
     ToNetwork,
 }
 
@@ -117,6 +117,10 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         }
         Err(reason) => return (Action::Pass, reason),
     };
+    if hook == Hook::ToNetwork && F::is_loopback(head.dst) {
+        // Its answer could come from nowhere else.
+        return (Action::Pass, Reason::NotService);
+    }
     let Some(segment) = found else {
         if matches!(head.protocol, wire::TCP | wire::UDP | wire::SCTP) {
             return (Action::Pass, Reason::Malformed);

@@ -3,7 +3,7 @@
 use sluice_abi::{Deliver, Flow, FlowKey, Reason, flags};
 
 use crate::family::{Family, Head};
-use crate::packet::Packet;
+use crate::packet::{LOOPBACK, Packet};
 use crate::process::{Action, Hook};
 use crate::{sctp, wire};
 
@@ -73,8 +73,15 @@ pub(crate) fn deliver<F: Family, P: Packet>(
             F::to_pod(packet, flow);
             return Ok((Action::Neighbour, false));
         }
+        // The node to itself: an answer stays, and so does what is for a backend that is the node.
+        let here = packet.ifindex() == LOOPBACK;
+        if here && flow.deliver == Deliver::Loop as u8 {
+            return Ok((Action::Pass, false));
+        }
         return if F::route(packet, head, flow) {
             Ok((Action::Neighbour, true))
+        } else if here && flow.deliver == Deliver::Stack as u8 {
+            Ok((Action::Pass, false))
         } else {
             Err(Reason::NoRoute)
         };
@@ -85,6 +92,14 @@ pub(crate) fn deliver<F: Family, P: Packet>(
         }
         packet.hop().ifindex = flow.ifindex;
         return Ok((Action::Peer, false));
+    }
+    if flow.deliver == Deliver::Loop as u8 {
+        // Its interface has no address, and takes what is sent to that.
+        if packet.store(0, 0_u32).is_none() || packet.store(4, 0_u16).is_none() {
+            return Err(Reason::Rewrite);
+        }
+        packet.hop().ifindex = LOOPBACK;
+        return Ok((Action::Neighbour, false));
     }
     let routed = flow.deliver == Deliver::Route as u8 && F::route(packet, head, flow);
     Ok(if routed { (Action::Neighbour, true) } else { (Action::Pass, false) })

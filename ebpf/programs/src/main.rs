@@ -36,7 +36,8 @@ mod entries {
         run(ctx, Hook::ToPods)
     }
 
-    /// Egress of an uplink.
+    /// Egress of an uplink, and of loopback where a service is to be found at the node's own addresses
+    /// that no socket hook serves.
     #[classifier]
     pub(crate) fn to_network(ctx: TcContext) -> i32 {
         run(ctx, Hook::ToNetwork)

@@ -17,7 +17,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use sluice_abi::{Held, MARK_TRANSLATED, MAX_HELD_BYTES};
 use sluice_core::wire::{ETHERNET_LEN, MAX_EXTENSIONS, SCTP, TCP, UDP, Wire};
-use sluice_core::{Action, Hook, NextHop, Packet};
+use sluice_core::{Action, Hook, LOOPBACK, NextHop, Packet};
 
 /// Headers that are read directly at the most: Ethernet, IPv4 with all options, TCP.
 const HEADERS: u32 = 14 + 60 + 20;
@@ -90,6 +90,10 @@ impl Skb {
                     bpf_skb_change_type(self.skb, PACKET_HOST);
                     bpf_redirect_peer(self.hop.ifindex, 0) as i32
                 }
+            }
+            Action::Neighbour if self.hop.ifindex == LOOPBACK => {
+                // SAFETY: a helper without pointers.
+                unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32 }
             }
             Action::Neighbour if matches!(hook, Hook::ToNetwork) => {
                 // The packet has a route, to the service's address: the kernel has to find another, or

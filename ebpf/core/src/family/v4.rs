@@ -131,6 +131,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn is_loopback(address: Addr4) -> bool {
+        u32::from_be(address.0) >> 24 == 127
+    }
+
+    #[inline(always)]
     fn has_pods(config: &Config) -> bool {
         let [_, mask] = config.pods4;
         mask != 0

@@ -176,6 +176,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn is_loopback(address: Addr6) -> bool {
+        address == Addr6([0, 0, 0, 1_u32.to_be()])
+    }
+
+    #[inline(always)]
     fn has_pods(config: &Config) -> bool {
         let [_, [mask, ..]] = config.pods6;
         mask != 0

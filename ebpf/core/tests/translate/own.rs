@@ -1,9 +1,11 @@
-//! What this node's own processes send to services, met at the egress of an uplink.
+//! What this node's own processes send to services, met at the egress of an uplink or of loopback.
+
+use std::net::IpAddr;
 
 use sluice_abi::{Deliver, Reason, Service, Table, service_flags};
-use sluice_core::host::HostPacket;
+use sluice_core::host::{Host, HostPacket};
 use sluice_core::wire::{ACK, SYN};
-use sluice_core::{Action, Hook, NextHop, process};
+use sluice_core::{Action, Hook, LOOPBACK, NextHop, process};
 
 use crate::build::{BACKEND_IF, CLIENT_IF, count, frontend, host, nets, run, words};
 use crate::octets::{ends, hops, packet};
@@ -56,6 +58,71 @@ fn a_remote_backend_is_routed() {
         let mut lost = HostPacket { own: true, ..HostPacket::new(bytes, UPLINK) };
         assert_eq!(process(&mut lost, &mut host, Hook::ToNetwork), Action::Drop);
         assert_eq!(count(&host, Reason::NoRoute), 1);
+    }
+}
+
+/// A service at the node's own address, asked by the node: met at loopback, and its answers come in there.
+#[test]
+fn the_nodes_own_address_is_served_on_loopback() {
+    for net in nets() {
+        for remote in [false, true] {
+            let mut host = host(net);
+            if remote {
+                for backend in &mut host.node.backends {
+                    backend.deliver = Deliver::Route as u8;
+                }
+            }
+            let cluster = Table { offset: 0, len: 1 };
+            let service = Service { cluster, flags: service_flags::EXTERNAL, ..Service::default() };
+            frontend(&mut host, net.node, 6, service);
+            let client = (net.node, 4000);
+            let bytes = packet(client, (net.node, 80), Some(SYN));
+            let out = run(&mut host, Hook::ToNetwork, LOOPBACK, bytes);
+            let way = if remote { UPLINK } else { BRIDGE };
+            assert_eq!((out.action, out.ifindex), (Action::Neighbour, way));
+            assert_eq!(ends(&out.packet.bytes), (client, (net.backend, 8080)));
+
+            let (hook, from) =
+                if remote { (Hook::FromNetwork, UPLINK) } else { (Hook::FromPod, BACKEND_IF) };
+            let answer = packet((net.backend, 8080), client, Some(SYN | ACK));
+            let ttl = answer[hops(&answer)];
+            let back = run(&mut host, hook, from, answer);
+            assert_eq!((back.action, back.ifindex), (Action::Neighbour, LOOPBACK));
+            assert_eq!(ends(&back.packet.bytes), ((net.node, 80), client));
+            assert_eq!(back.packet.bytes[..6], [0; 6], "loopback's own address");
+            assert_eq!(back.packet.bytes[hops(&back.packet.bytes)], ttl, "no router's hop");
+        }
+    }
+}
+
+/// To a backend that is the node itself, and back, all stays on loopback; there is no way anywhere for
+/// what comes from a loopback address, and it is left alone.
+#[test]
+fn what_the_node_tells_itself_stays_on_loopback() {
+    for net in nets() {
+        let mut host = host(net);
+        for backend in &mut host.node.backends {
+            (backend.addr, backend.deliver) = (words(net.node), Deliver::Stack as u8);
+        }
+        let cluster = Table { offset: 0, len: 1 };
+        let service = Service { cluster, flags: service_flags::EXTERNAL, ..Service::default() };
+        let (client, server) = ((net.node, 4000), (net.node, 8080));
+        frontend(&mut host, net.node, 6, service);
+        let lo = |host: &mut Host, bytes: Vec<u8>| {
+            let mut packet = HostPacket { own: true, ..HostPacket::new(bytes, LOOPBACK) };
+            let action = process(&mut packet, host, Hook::ToNetwork);
+            (action, packet.bytes)
+        };
+        let (action, bytes) = lo(&mut host, packet(client, (net.node, 80), Some(SYN)));
+        assert_eq!((action, ends(&bytes)), (Action::Pass, (client, server)));
+        let (action, bytes) = lo(&mut host, packet(server, client, Some(SYN | ACK)));
+        assert_eq!((action, ends(&bytes)), (Action::Pass, ((net.node, 80), client)));
+
+        let own = if net.node.is_ipv4() { "127.0.0.1" } else { "::1" };
+        let own: IpAddr = own.parse().unwrap();
+        frontend(&mut host, own, 6, service);
+        let bytes = packet((own, 4000), (own, 80), Some(SYN));
+        assert_eq!(lo(&mut host, bytes.clone()), (Action::Pass, bytes));
     }
 }
 
