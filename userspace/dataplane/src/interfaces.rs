@@ -45,6 +45,11 @@ impl Inventory {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 
+    /// The addresses of all interfaces.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + Clone {
+        self.interfaces.iter().flat_map(|one| one.addresses.iter().copied())
+    }
+
     /// The interfaces to pods: veths.
     pub(crate) fn to_pods(&self) -> impl Iterator<Item = &Interface> {
         self.interfaces.iter().filter(|veth| self.to_pods.contains(&veth.index))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_abi::{BackendState, Deliver, MAX_BACKENDS, MAX_SLOTS, Mac, Service, service_flags};
-use sluice_services::{Backend, Protocol, Scheduler, ServicePort, ServicePortKey};
+use sluice_services::{Backend, Frontend, Protocol, Scheduler, ServicePort, ServicePortKey};
 
 use crate::slots::Slots;
 use crate::wire::{Front, from_words, protocol, words};
@@ -234,6 +234,14 @@ impl Layout {
     /// Frontends, whole addresses not counted.
     pub(crate) fn served(&self) -> usize {
         self.frontends.keys().filter(|front| matches!(front, Front::Port(_))).count()
+    }
+
+    /// Whether there is a frontend at an address, of a protocol that is asked for.
+    pub(crate) fn serves_at(&self, address: IpAddr, is_asked: impl Fn(Protocol) -> bool) -> bool {
+        let first = Frontend { address, port: 0, protocol: Protocol::Tcp };
+        let here = self.frontends.range(Front::Port(first)..).map(|(front, _)| front);
+        let mut here = here.take_while(|front| front.address() == address);
+        here.any(|front| matches!(front, Front::Port(front) if is_asked(front.protocol)))
     }
 
     /// Reads what an earlier run left. A table that contradicts itself (it holds an unused backend,

@@ -59,6 +59,10 @@ impl Links {
         self.attached.values()
     }
 
+    pub(crate) fn is_on(&self, interface: &str) -> bool {
+        self.attached.values().any(|one| one.interface == interface)
+    }
+
     pub(crate) fn has(&self, place: &Place) -> bool {
         self.attached.contains_key(place)
     }

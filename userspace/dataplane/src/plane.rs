@@ -9,7 +9,7 @@ use std::time::Instant;
 use aya::programs::SchedClassifier;
 use ipnet::IpNet;
 use sluice_abi::{Config, MAX_BACKENDS, MAX_SLOTS};
-use sluice_services::State;
+use sluice_services::{Protocol, State};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Error;
@@ -22,11 +22,15 @@ use crate::links::{Attachment, Links, Place};
 use crate::maps::Maps;
 use crate::object::{self, Object};
 use crate::plan::Op;
-use crate::settings::{loosen_rp_filter, reserve_ports};
+use crate::settings::{accept_own, loosen_rp_filter, reserve_ports};
 use crate::sockets;
 
 /// What an uplink gets.
 const UPLINK_PROGRAMS: [&str; 2] = ["from_network", "to_network"];
+
+const LOOPBACK: &str = "lo";
+/// What loopback gets, where it gets anything.
+const TO_SELF: &str = "to_network";
 
 /// What the agent decides.
 #[derive(Clone, Debug)]
@@ -157,8 +161,8 @@ impl Dataplane {
             tracing::warn!(%error, "translated sources may meet ports of the node's own sockets");
         }
         plane.layout()?;
-        plane.reconcile_links()?;
         plane.attach_sockets();
+        plane.reconcile_links()?;
         Ok(plane)
     }
 
@@ -188,6 +192,12 @@ impl Dataplane {
                 .collect(),
         };
         self.apply(&plan.ops)?;
+        if !self.links.is_on(LOOPBACK) && self.serves(self.ways.own.iter().copied()) {
+            // What fails is tried again with the next look at the interfaces.
+            if let Err(error) = self.reconcile_links() {
+                tracing::warn!(%error, "no service at the node's own addresses for itself");
+            }
+        }
         // Only now: before, every address of the ranges would be one that no service has.
         if let Some(cidrs) = &self.service_cidrs {
             let mut config = self.maps.config()?;
@@ -260,6 +270,11 @@ impl Dataplane {
             if let Err(error) = loosen_rp_filter(&name) {
                 tracing::warn!(interface = name, %error, "strict rp_filter drops what services answer");
             }
+            if name == LOOPBACK
+                && let Err(error) = accept_own()
+            {
+                tracing::warn!(%error, "no service at the node's own addresses for itself");
+            }
             match self.links.attach(&mut self.object.ebpf, place, &name) {
                 Ok(()) => report.attached.push(name),
                 Err(error) => report.failed.push((name, error.to_string())),
@@ -274,8 +289,7 @@ impl Dataplane {
 
     /// Takes over what the interfaces tell of ways to pods and of addresses for node ports.
     fn follow(&mut self, inventory: Inventory) -> Result<(), Error> {
-        let own: HashSet<IpAddr> =
-            inventory.interfaces.iter().flat_map(|one| one.addresses.iter().copied()).collect();
+        let own: HashSet<IpAddr> = inventory.addresses().collect();
         let within = |address: &IpAddr| {
             // Loopback is open where it is asked for by name, not as a part of everything (R20, R21).
             let mut ranges = self.options.node_port_ranges.iter();
@@ -403,6 +417,16 @@ impl Dataplane {
         .count()
     }
 
+    /// Whether there are services at the node's own addresses that its own processes reach by packets only:
+    /// what is not translated at the socket. Only then loopback gets a program, which all else there pays
+    /// for.
+    fn serves(&self, mut own: impl Iterator<Item = IpAddr> + Clone) -> bool {
+        let by_packet = |protocol| protocol == Protocol::Sctp || self.sockets.is_empty();
+        self.layout.as_ref().is_some_and(|layout| {
+            own.any(|address| !address.is_loopback() && layout.serves_at(address, by_packet))
+        })
+    }
+
     /// Where programs are wanted, with the interfaces' names.
     fn places(&self, inventory: &Inventory) -> Vec<(Place, String)> {
         let mut places = Vec::new();
@@ -415,6 +439,13 @@ impl Dataplane {
         if let Some(bridge) = inventory.by_name(&self.options.bridge) {
             want(bridge.index, &bridge.name, "from_pod");
             want(bridge.index, &bridge.name, "to_pods");
+        }
+        if let Some(loopback) = inventory.by_name(LOOPBACK) {
+            // Once there it stays for this run: connections outlive their service.
+            let has = self.links.has(&Place { ifindex: loopback.index, program: TO_SELF });
+            if has || self.serves(inventory.addresses()) {
+                want(loopback.index, &loopback.name, TO_SELF);
+            }
         }
         for interface in &inventory.interfaces {
             let uplink = if self.options.uplinks.is_empty() {

@@ -52,6 +52,13 @@ pub(crate) fn release_ports() -> Result<bool, Error> {
     Ok(kept)
 }
 
+/// Answers of a service at the node's own address to the node's own processes come in by loopback, from
+/// an own address without the route that packets on loopback have: that is to be taken for no
+/// forgery (Documentation/networking/ip-sysctl.rst, `accept_local`). Nobody else can send there.
+pub(crate) fn accept_own() -> io::Result<()> {
+    fs::write("/proc/sys/net/ipv4/conf/lo/accept_local", "1")
+}
+
 /// Answers of a service to the node's own processes come in by kube-bridge and uplinks with the
 /// service's address, to which the way leads elsewhere: a strict reverse path filter (1) is made a loose
 /// one (2) there (RFC 3704; Documentation/networking/ip-sysctl.rst).

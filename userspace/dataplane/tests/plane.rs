@@ -344,3 +344,32 @@ fn what_is_no_uplink_any_more_loses_its_program() {
     assert!(has_program("uplink"));
     assert_eq!(uplinks(&plane), ["uplink"]);
 }
+
+/// What is on loopback costs all that the node tells itself: nothing is there until it is needed.
+#[test]
+fn loopback_gets_a_program_for_services_at_the_nodes_own_addresses_only() {
+    let Some(node) = Node::new("itself") else { return };
+    let at = |address: [u8; 4]| {
+        let mut state = (*state(&[[10, 244, 1, 7]])).clone();
+        for port in state.ports.values_mut() {
+            Arc::make_mut(port).addresses = vec![(address.into(), AddressKind::ExternalIp)];
+        }
+        Arc::new(state)
+    };
+    let attached =
+        |plane: &Dataplane| plane.status().attached.iter().any(|one| one.interface == "lo");
+    let mut plane = node.open();
+    plane.sync(&at([10, 96, 0, 10])).unwrap();
+    assert!(!attached(&plane));
+    plane.sync(&at([192, 168, 77, 11])).unwrap();
+    assert!(attached(&plane));
+    drop(plane);
+
+    let mut next = node.open();
+    assert!(attached(&next), "taken over, with no moment in between");
+    next.sync(&at([10, 96, 0, 10])).unwrap();
+    next.reconcile_links().unwrap();
+    assert!(attached(&next), "connections outlive their service");
+    drop(next);
+    assert!(!attached(&node.open()));
+}
