@@ -49,7 +49,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent, with `flags` besides its configuration; it may not be ready yet.
+    /// Starts an agent, with `flags` (`--name=value`) besides its configuration, or in the place of what
+    /// is there; it may not be ready yet.
     ///
     /// # Errors
     /// When the process can't be started.
@@ -77,7 +78,11 @@ impl Agent {
             ("--uplink", UPLINK.to_owned()),
             ("--http-addr", format!("0.0.0.0:{HTTP_PORT}")),
         ] {
-            args.extend([flag.to_owned(), value]);
+            let is_told =
+                |given: &&str| given.strip_prefix(flag).is_some_and(|it| it.starts_with('='));
+            if !flags.iter().any(is_told) {
+                args.extend([flag.to_owned(), value]);
+            }
         }
         for cidr in &config.cluster_cidrs {
             args.extend(["--cluster-cidr".to_owned(), cidr.clone()]);

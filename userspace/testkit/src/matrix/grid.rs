@@ -227,11 +227,6 @@ fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: 
         }
         // R47: not open there, so the node's own server answers.
         Target::NodePortAtBridge(_) => return listener(source),
-        // No socket hook sees SCTP, and a node's packets to itself pass no other.
-        Target::NodePort(node) if is_own(source, node) && way.protocol == Protocol::Sctp => {
-            let listens = case.kind == Front::NodePort;
-            return if listens { listener(source) } else { Expected::NoAnswer };
-        }
         Target::UnknownPort => return Expected::Refused,
         Target::Unallocated => return Expected::Silence,
         // Out there UDP is not served.
@@ -260,11 +255,6 @@ fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: 
     let client = Client { name: source.name.to_owned(), address, origin };
     debug_assert!(front == Front::ClusterIp || front == case.kind || front == Front::NodePort);
     expected(&case.rules, front, &place, &client)
-}
-
-/// Whether it is the node itself that asks.
-pub(super) fn is_own(source: &Source, node: &str) -> bool {
-    source.kind == From::Node && source.node == node
 }
 
 /// The node's own server answers, and sees who asks.
@@ -371,12 +361,13 @@ mod tests {
             cells.retain(|c| c.way.name == way && SOURCES[c.source].title == "node n1");
             cells.remove(0).expected
         };
-        let listens = listener(&SOURCES[2]);
-        assert_eq!(own("SCTP4", local, Target::NodePort("n1")), listens);
-        assert_ne!(own("SCTP4", local, Target::NodePort("n3")), listens);
-        assert_ne!(own("TCP4", local, Target::NodePort("n1")), listens);
-        let ranged = "LoadBalancer for office";
-        assert_eq!(own("SCTP6", ranged, Target::NodePort("n1")), Expected::NoAnswer);
+        // A process of the node reaches the node's own node ports by every protocol.
+        for way in ["TCP4", "UDP6", "SCTP4", "SCTP6"] {
+            let Expected::Answers { backends, .. } = own(way, local, Target::NodePort("n1")) else {
+                panic!("{way} is not answered");
+            };
+            assert_eq!(backends.len(), 3, "{way}");
+        }
         let local = "LoadBalancer int=Cluster ext=Local";
         assert_eq!(seen(local, Target::LoadBalancer, "office via n3"), "Silence");
         assert_eq!(seen("LoadBalancer for pods", Target::LoadBalancer, "node n1"), "Silence");

@@ -2,9 +2,9 @@
 //! rules say, and which of the two is right. Pure. What is not listed here and differs is news.
 
 use super::cases::{Case, Target};
-use super::grid::{From, Source, Way, is_own};
+use super::grid::{From, Source, Way};
 use super::probe::Protocol;
-use super::rules::{Expected, LISTENER, Policy, Seen};
+use super::rules::{Expected, Policy, Seen};
 
 /// A difference of kube-proxy's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,8 +15,6 @@ pub(super) enum Difference {
     /// A pod of another node counts as one of this node's, and is given any backend for policy
     /// Local; the answer of one on a third node does not come back this way.
     PodsOfOtherNodes,
-    /// A node's own SCTP at its own node ports is translated.
-    OwnNodePorts,
 }
 
 impl Difference {
@@ -32,10 +30,6 @@ impl Difference {
                 "a pod at another node's node port, policy Local: kube-proxy takes each pod of the \
                  cluster for its own and hands it any backend, whose answer misses the way back; \
                  better: the local backends, as for all who come from outside"
-            }
-            Self::OwnNodePorts => {
-                "a node's own SCTP at its own node ports: kube-proxy translates what leaves a process, \
-                 and better is that; here sockets are translated, and sockets of SCTP have no hook"
             }
         }
     }
@@ -53,7 +47,6 @@ impl Difference {
                 });
                 local && seen.silent > 0 && seen.refused + seen.other == 0
             }
-            Self::OwnNodePorts => !seen.backends.contains_key(LISTENER),
         }
     }
 }
@@ -68,9 +61,6 @@ pub(super) fn difference(
 ) -> Option<Difference> {
     let answered = matches!(expected, Expected::Answers { .. });
     match target {
-        Target::NodePort(node) if is_own(source, node) && way.protocol == Protocol::Sctp => {
-            Some(Difference::OwnNodePorts)
-        }
         _ if source.kind == From::Node && way.protocol == Protocol::Udp && !answered => {
             Some(Difference::OwnDatagrams)
         }

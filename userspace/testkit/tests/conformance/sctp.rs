@@ -18,6 +18,7 @@ use sluice_testkit::traffic::{self, Failure, Load, Plan, Report, Running};
 use crate::rig::{Rig, SOON, rig, until};
 
 const CLIENT: &str = "client-n1";
+const NODE: &str = "n1";
 const NAME: &str = "sctp";
 /// The testkit's own server, then those of usrsctp, whose ports are their own choice.
 const PORTS: [(&str, u16, u16); 3] = [("SCTP", 90, 9090), ("SCTP", 91, 7), ("SCTP", 92, 5001)];
@@ -29,7 +30,9 @@ const STACK: &str = "/usr/lib/usrsctp";
 
 /// The Service; its ClusterIPs.
 fn service(rig: &Rig) -> Vec<IpAddr> {
-    rig.cluster.apply(cluster::service(NAME, &Value::Null, &PORTS)).unwrap();
+    let mut service = cluster::service(NAME, &Value::Null, &PORTS);
+    service["spec"]["type"] = json!("NodePort");
+    rig.cluster.apply(service).unwrap();
     rig.cluster.api().cluster_ips(NAME).unwrap()
 }
 
@@ -56,15 +59,26 @@ fn settle(rig: &Rig, target: SocketAddr, backend: &str) {
     });
 }
 
-/// An association at each address, which asks again and again.
-fn lasting(rig: &Rig, addresses: &[IpAddr]) -> Vec<Running> {
-    let start = |ip: &IpAddr| {
+/// The Service's port at its addresses.
+fn all_at(addresses: &[IpAddr]) -> Vec<SocketAddr> {
+    addresses.iter().map(|ip| SocketAddr::new(*ip, 90)).collect()
+}
+
+/// An association with each target, which asks again and again.
+fn lasting(rig: &Rig, from: &str, targets: &[SocketAddr]) -> Vec<Running> {
+    let start = |target: &SocketAddr| {
         let load = Load::Association { pause: Duration::from_millis(2) };
-        let running = rig.start(CLIENT, SocketAddr::new(*ip, 90), load);
+        let running = rig.start(from, *target, load);
         until("the association to be answered", SOON, || running.report().answered > 0);
         running
     };
-    addresses.iter().map(start).collect()
+    targets.iter().map(start).collect()
+}
+
+/// The node port of the Service's first port.
+fn node_port(rig: &Rig) -> u16 {
+    let object = rig.cluster.store().get("services", "default", NAME).unwrap();
+    u16::try_from(object["spec"]["ports"][0]["nodePort"].as_u64().unwrap()).unwrap()
 }
 
 /// They go on, without a failure, and none was made anew.
@@ -84,10 +98,14 @@ fn r37_associations_survive_that_all_agents_are_killed() {
     let Some(rig) = rig() else { return };
     let rig = rig.as_ref().unwrap();
     let addresses = service(rig);
+    let node = rig.cluster.node(NODE).unwrap();
+    let node_port = node_port(rig);
     for backend in ["web-1", "web-3"] {
         endpoints(rig, &[backend]);
         addresses.iter().for_each(|ip| settle(rig, SocketAddr::new(*ip, 90), backend));
-        let associations = lasting(rig, &addresses);
+        let own: [IpAddr; 2] = [node.plan().v4.into(), node.plan().v6.into()];
+        let mut associations = lasting(rig, NODE, &own.map(|ip| SocketAddr::new(ip, node_port)));
+        associations.extend(lasting(rig, CLIENT, &all_at(&addresses)));
         for node in rig.cluster.nodes() {
             node.stop_agent(Signal::SIGKILL).unwrap();
         }
@@ -112,7 +130,7 @@ fn r14_r36_associations_stay_with_a_removed_endpoint_and_new_ones_do_not() {
     for others in [&["web-1"][..], &[]] {
         endpoints(rig, &["web-3"]);
         addresses.iter().for_each(|ip| settle(rig, at(ip), "web-3"));
-        let associations = lasting(rig, &addresses);
+        let associations = lasting(rig, CLIENT, &all_at(&addresses));
         endpoints(rig, others);
         for ip in &addresses {
             match others {
