@@ -45,9 +45,9 @@ impl Record {
         begin(stage);
         let start = Instant::now();
         match logged(log, command) {
-            Ok((_, true)) => self.pass(start.elapsed()),
-            Ok((output, false)) => self.broke(stage, &output, log, start.elapsed()),
-            Err(error) => self.broke(stage, &format!("{error:#}"), log, start.elapsed()),
+            Ok((_, true)) => self.pass("", start.elapsed()),
+            Ok((output, false)) => self.broke("", stage, &output, log, start.elapsed()),
+            Err(error) => self.broke("", stage, &format!("{error:#}"), log, start.elapsed()),
         }
     }
 
@@ -56,8 +56,8 @@ impl Record {
         begin(stage);
         let start = Instant::now();
         match logged(log, command) {
-            Ok((output, ok)) => self.count(stage, &output, ok, log, start.elapsed()),
-            Err(error) => self.broke(stage, &format!("{error:#}"), log, start.elapsed()),
+            Ok((output, ok)) => self.count("", stage, &output, ok, log, start.elapsed()),
+            Err(error) => self.broke("", stage, &format!("{error:#}"), log, start.elapsed()),
         }
     }
 
@@ -75,8 +75,15 @@ impl Record {
         self.failures.push(stage.to_owned());
     }
 
-    /// Reads a machine's output as it comes and records each section at its end. What does not
-    /// come to its end has failed.
+    /// Takes over what another has recorded.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.tally += other.tally;
+        self.skips.extend(other.skips);
+        self.failures.extend(other.failures);
+    }
+
+    /// Reads a machine's output as it comes and records each section at its end, with its name: other
+    /// machines may tell of theirs meanwhile. What does not come to its end has failed.
     pub(crate) fn follow(
         &mut self,
         sections: &[Section],
@@ -101,10 +108,7 @@ impl Record {
             let number: usize = words.next().unwrap_or_default().parse()?;
             let section = sections.get(number).context("a section nobody asked for")?;
             match words.next() {
-                None => {
-                    begin(section.name());
-                    (text, start) = (String::new(), Instant::now());
-                }
+                None => (text, start) = (String::new(), Instant::now()),
                 Some(status) => {
                     self.ended(section, &text, status == "0", log, start.elapsed());
                     done += 1;
@@ -132,28 +136,37 @@ impl Record {
     }
 
     fn ended(&mut self, section: &Section, text: &str, ok: bool, log: &Path, took: Duration) {
+        let head = title(section.name());
         match section {
-            Section::Tests(name) => self.count(name, text, ok, log, took),
-            Section::Command(_) if ok => self.pass(took),
-            Section::Command(name) => self.broke(name, text, log, took),
+            Section::Tests(name) => self.count(&head, name, text, ok, log, took),
+            Section::Command(_) if ok => self.pass(&head, took),
+            Section::Command(name) => self.broke(&head, name, text, log, took),
         }
     }
 
-    fn pass(&mut self, took: Duration) {
-        println!("passed  {:.1} s", took.as_secs_f32());
+    fn pass(&mut self, head: &str, took: Duration) {
+        println!("{head}passed  {:.1} s", took.as_secs_f32());
         self.tally.passed += 1;
     }
 
-    fn broke(&mut self, stage: &str, output: &str, log: &Path, took: Duration) {
-        println!("FAILED  {:.1} s, see {}", took.as_secs_f32(), log.display());
-        println!("{}", tail(output));
+    fn broke(&mut self, head: &str, stage: &str, output: &str, log: &Path, took: Duration) {
+        let took_s = took.as_secs_f32();
+        println!("{head}FAILED  {took_s:.1} s, see {}\n{}", log.display(), tail(output));
         self.tally.failed += 1;
         self.failures.push(stage.to_owned());
     }
 
-    fn count(&mut self, stage: &str, output: &str, ok: bool, log: &Path, took: Duration) {
+    fn count(
+        &mut self,
+        head: &str,
+        stage: &str,
+        output: &str,
+        ok: bool,
+        log: &Path,
+        took: Duration,
+    ) {
         let outcome = libtest::read(output, ok);
-        println!("{}  {:.1} s", outcome.tally, took.as_secs_f32());
+        println!("{head}{}  {:.1} s", outcome.tally, took.as_secs_f32());
         self.tally += outcome.tally;
         for (test, reason) in outcome.skips {
             self.skips.push(format!("{stage}: {test}: {reason}"));
@@ -175,9 +188,14 @@ impl Section {
     }
 }
 
+/// How the line of a stage begins.
+fn title(stage: &str) -> String {
+    format!("{stage:<48} ")
+}
+
 /// Starts the line of a stage; its result follows on the same line.
 fn begin(stage: &str) {
-    print!("{stage:<48} ");
+    print!("{}", title(stage));
     // Nothing depends on the text being seen at once.
     let _ = std::io::stdout().flush();
 }
