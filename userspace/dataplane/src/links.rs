@@ -68,10 +68,12 @@ impl Links {
     }
 
     /// Forgets interfaces that are gone (the kernel has detached them), and takes programs off
-    /// `strays`, where they are not wanted any more; `None` where that is not known.
+    /// `strays`, where they are not wanted any more; `None` where that is not known. They are where
+    /// they are `wanted`, or will be with the next attempt.
     pub(crate) fn forget(
         &mut self,
         is_there: impl Fn(&Place) -> bool,
+        wanted: &[Place],
         strays: Option<&BTreeMap<Place, String>>,
     ) {
         let is_stray = |place: &Place| strays.is_some_and(|strays| strays.contains_key(place));
@@ -81,10 +83,7 @@ impl Links {
             for (place, interface) in strays.into_iter().flatten() {
                 // A side of an interface has one filter of ours, whatever its program.
                 let side = |other: &Place| (other.ifindex, kind(other.program));
-                let is_taken = self
-                    .attached
-                    .keys()
-                    .any(|other| !is_stray(other) && side(other) == side(place));
+                let is_taken = wanted.iter().any(|other| side(other) == side(place));
                 // Filters are not listed anywhere: one of an earlier run is met by trying.
                 if !is_taken && (first || self.has(place)) {
                     detach_clsact(interface, kind(place.program));
@@ -270,25 +269,32 @@ mod tests {
         for name in ["up0", "up1"] {
             links.attach(&mut object.ebpf, place(name), name).unwrap();
         }
-        links.forget(|_| true, None);
+        let both = ["up0", "up1"].map(place);
+        let [_, second] = &both;
+        let second = std::slice::from_ref(second);
+        links.forget(|_| true, &both, None);
         assert_eq!(filters(), [true, true]);
         let stray = |name: &str| BTreeMap::from([(place(name), name.to_owned())]);
-        links.forget(|_| true, Some(&stray("up0")));
+        links.forget(|_| true, second, Some(&stray("up0")));
         assert_eq!(filters(), [false, true]);
         assert!(links.has(&place("up1")) && !links.has(&place("up0")));
         // An uplink is no interface to a pod; at the same side it is an uplink all the same.
         let other = Place { program: "from_pod", ..place("up1") };
-        links.forget(|_| true, Some(&BTreeMap::from([(other.clone(), "up1".to_owned())])));
+        let others = BTreeMap::from([(other, "up1".to_owned())]);
+        links.forget(|_| true, second, Some(&others));
         assert_eq!(filters(), [false, true]);
 
         let mut next = without_tcx();
-        next.forget(|_| true, None);
+        next.forget(|_| true, second, None);
+        assert_eq!(filters(), [false, true]);
+        // Where attaching anew has failed the filter that is there is better than none.
+        next.forget(|_| true, second, Some(&others));
         assert_eq!(filters(), [false, true]);
         next.attach(&mut object.ebpf, place("up1"), "up1").unwrap();
-        next.forget(|_| true, Some(&BTreeMap::from([(other, "up1".to_owned())])));
+        next.forget(|_| true, second, Some(&others));
         assert_eq!(filters(), [false, true]);
         let mut next = without_tcx();
-        next.forget(|_| true, Some(&stray("up1")));
+        next.forget(|_| true, &[], Some(&stray("up1")));
         assert_eq!(filters(), [false, false]);
         drop(object);
         fs::remove_dir_all(bpf_dir).unwrap();

@@ -263,6 +263,7 @@ impl Dataplane {
         self.maps.set_config(config)?;
         let mut report = LinkReport::default();
         let strays = self.strays(&inventory, &places);
+        let wanted: Vec<Place> = places.iter().map(|(place, _)| place.clone()).collect();
         for (place, name) in places {
             if self.links.has(&place) {
                 continue;
@@ -281,7 +282,7 @@ impl Dataplane {
             }
         }
         // Last: where an address has moved, there is no moment without a program.
-        self.links.forget(|place| inventory.has(place.ifindex), strays.as_ref());
+        self.links.forget(|place| inventory.has(place.ifindex), &wanted, strays.as_ref());
         self.follow(inventory)?;
         report.unresolved_pods = self.unresolved();
         Ok(report)
