@@ -1,6 +1,8 @@
 //! The facade: one object that the agent opens, syncs and maintains.
 
-use std::collections::{BTreeMap, HashSet};
+mod places;
+
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Instant;
 use aya::programs::SchedClassifier;
 use ipnet::IpNet;
 use sluice_abi::{Config, MAX_BACKENDS, MAX_SLOTS};
-use sluice_services::{Protocol, State};
+use sluice_services::State;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Error;
@@ -24,13 +26,7 @@ use crate::object::{self, Object};
 use crate::plan::Op;
 use crate::settings::{accept_own, loosen_rp_filter, reserve_ports};
 use crate::sockets;
-
-/// What an uplink gets.
-const UPLINK_PROGRAMS: [&str; 2] = ["from_network", "to_network"];
-
-const LOOPBACK: &str = "lo";
-/// What loopback gets, where it gets anything.
-const TO_SELF: &str = "to_network";
+use places::LOOPBACK;
 
 /// What the agent decides.
 #[derive(Clone, Debug)]
@@ -416,84 +412,6 @@ impl Dataplane {
                 && !self.ways.own.contains(address)
         })
         .count()
-    }
-
-    /// Whether there are services at the node's own addresses that its own processes reach by packets only:
-    /// what is not translated at the socket. Only then loopback gets a program, which all else there pays
-    /// for.
-    fn serves(&self, mut own: impl Iterator<Item = IpAddr> + Clone) -> bool {
-        let by_packet = |protocol| protocol == Protocol::Sctp || self.sockets.is_empty();
-        self.layout.as_ref().is_some_and(|layout| {
-            own.any(|address| !address.is_loopback() && layout.serves_at(address, by_packet))
-        })
-    }
-
-    /// Where programs are wanted, with the interfaces' names.
-    fn places(&self, inventory: &Inventory) -> Vec<(Place, String)> {
-        let mut places = Vec::new();
-        let mut want = |index, name: &str, program| {
-            places.push((Place { ifindex: index, program }, name.to_owned()));
-        };
-        for veth in inventory.to_pods() {
-            want(veth.index, &veth.name, "from_pod");
-        }
-        if let Some(bridge) = inventory.by_name(&self.options.bridge) {
-            want(bridge.index, &bridge.name, "from_pod");
-            want(bridge.index, &bridge.name, "to_pods");
-        }
-        if let Some(loopback) = inventory.by_name(LOOPBACK) {
-            // Once there it stays for this run: connections outlive their service.
-            let has = self.links.has(&Place { ifindex: loopback.index, program: TO_SELF });
-            if has || self.serves(inventory.addresses()) {
-                want(loopback.index, &loopback.name, TO_SELF);
-            }
-        }
-        for interface in &inventory.interfaces {
-            let uplink = if self.options.uplinks.is_empty() {
-                let own = |address| interface.addresses.contains(address);
-                self.options.node_addresses.iter().any(own)
-            } else {
-                let named = |pattern: &String| match pattern.strip_suffix('*') {
-                    Some(start) => interface.name.starts_with(start),
-                    None => interface.name == *pattern,
-                };
-                self.options.uplinks.iter().any(named)
-            };
-            if uplink && interface.name != self.options.bridge && interface.controller.is_none() {
-                for program in UPLINK_PROGRAMS {
-                    want(interface.index, &interface.name, program);
-                }
-            }
-        }
-        places
-    }
-
-    /// Where an uplink's or a pod's program is not wanted, by places. `None` while the uplinks are not known for
-    /// certain: an interface that is there keeps its program then, since it harms nothing and connections
-    /// may need it. So it is while no address of the node is known, or one is on no interface (a lease that
-    /// is renewed takes it away for a moment).
-    fn strays(
-        &self,
-        inventory: &Inventory,
-        places: &[(Place, String)],
-    ) -> Option<BTreeMap<Place, String>> {
-        let bridge = inventory.by_name(&self.options.bridge)?.index;
-        let is_here =
-            |address| inventory.interfaces.iter().any(|one| one.addresses.contains(address));
-        let mut addresses = self.options.node_addresses.iter();
-        if self.options.uplinks.is_empty() && (addresses.len() == 0 || !addresses.all(is_here)) {
-            return None;
-        }
-        let others = inventory
-            .interfaces
-            .iter()
-            .filter(|one| one.index != bridge && one.controller != Some(bridge));
-        let [in_, out] = UPLINK_PROGRAMS;
-        let strays = others.flat_map(|one| {
-            [in_, out, "from_pod"]
-                .map(|program| (Place { ifindex: one.index, program }, one.name.clone()))
-        });
-        Some(strays.filter(|stray| !places.contains(stray)).collect())
     }
 
     /// What the programs are to know. What is not known now (the agent may start without its API
