@@ -30,6 +30,8 @@ pub(crate) struct Arrival {
     pub(crate) protocol: u8,
     /// TCP: a connection's first packet. UDP: any.
     pub(crate) first: bool,
+    /// From the node to an own address of its own.
+    pub(crate) itself: bool,
 }
 
 /// Whether a packet without a flow gets one, and how it then translates; else why not.
@@ -44,6 +46,10 @@ pub(crate) fn decide<F: Family, T: Tables<F>>(
 ) -> Option<Reason> {
     let (flows, node) = tables.split();
     match (frontend::<F, T::Node>(node, key), arrival.first) {
+        // Perhaps of a connection to the node's own server, from before the port was a service's.
+        (Some(found), false) if found.flags & service_flags::NODE_PORT != 0 => {
+            Some(Reason::NotService)
+        }
         (Some(_), false) => Some(Reason::NoFlow),
         (Some(found), true) => service::<F, T>(node, key, found, arrival, forward),
         (None, true) => direct::<F, T>(flows, node, key, arrival, forward),
@@ -93,7 +99,12 @@ fn service<F: Family, T: Tables<F>>(
     let outside = if external { !local } else { !pod || config.masquerade_all != 0 };
     // The node's own address is what others are masqueraded as; to the node itself nobody is, since
     // its answers pass here anyway.
-    let masquerade = outside && !from_node && !F::is_node(config, dst);
+    // What it sends to an address of its own has that as its source, which others may know as a service's.
+    let masquerade = if from_node {
+        arrival.itself && !F::is_node(config, key.src)
+    } else {
+        outside && !F::is_node(config, dst)
+    };
     let source = if dst == key.src && !from_node {
         // Hairpin (R46): a pod drops what comes from its own address. A node does not.
         Some(F::gateway(config))

@@ -7,7 +7,7 @@ use crate::error::{error, way};
 use crate::family::{Family, Head, V4, V6};
 use crate::fragment::{self, Known};
 use crate::open::{self, Arrival, lead, learn};
-use crate::packet::Packet;
+use crate::packet::{LOOPBACK, Packet};
 use crate::refuse::refuse;
 use crate::sctp;
 use crate::tables::{FlowTable, NodeTables, Tables};
@@ -167,7 +167,8 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
             }
         }
         let first = head.protocol == wire::UDP || is_syn(segment.flags);
-        let arrival = Arrival { hook, now, protocol: head.protocol, first };
+        let itself = hook == Hook::ToNetwork && packet.ifindex() == LOOPBACK;
+        let arrival = Arrival { hook, now, protocol: head.protocol, first, itself };
         let end = match (off_path, step) {
             // Evicted as soon as it was entered; the client sends again.
             (Some(()), _) => Some(Reason::FlowTable),

@@ -67,9 +67,10 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
     let local = service.flags & service_flags::LOCAL != 0;
     let local_only = local && !inside;
     if list(service, local_only).len == 0 {
-        if service.flags & service_flags::NODE_PORT != 0 {
-            // No packet to the node itself passes a program, and a listener must not answer for the
-            // service: at port 0 there is none.
+        // On loopback no program refuses, and a listener must not answer for the service: at port 0
+        // there is none. So it is told at once, too; but a UDP socket would keep that port for ever.
+        let itself = protocol == wire::TCP || F::is_loopback(addr);
+        if service.flags & service_flags::NODE_PORT != 0 && itself {
             socket.set_peer(addr, 0);
         }
         return;

@@ -236,12 +236,15 @@ impl Layout {
         self.frontends.keys().filter(|front| matches!(front, Front::Port(_))).count()
     }
 
-    /// Whether there is a frontend at an address, of a protocol that is asked for.
-    pub(crate) fn serves_at(&self, address: IpAddr, is_asked: impl Fn(Protocol) -> bool) -> bool {
+    /// What is served at an address, by which protocol.
+    pub(crate) fn served_at(&self, address: IpAddr) -> impl Iterator<Item = (Protocol, Service)> {
         let first = Frontend { address, port: 0, protocol: Protocol::Tcp };
-        let here = self.frontends.range(Front::Port(first)..).map(|(front, _)| front);
-        let mut here = here.take_while(|front| front.address() == address);
-        here.any(|front| matches!(front, Front::Port(front) if is_asked(front.protocol)))
+        let here = self.frontends.range(Front::Port(first)..);
+        let here = here.take_while(move |(front, _)| front.address() == address);
+        here.filter_map(|(front, placed)| match front {
+            Front::Port(front) => Some((front.protocol, placed.service)),
+            Front::Address(_) => None,
+        })
     }
 
     /// Reads what an earlier run left. A table that contradicts itself (it holds an unused backend,

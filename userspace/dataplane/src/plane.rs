@@ -261,11 +261,12 @@ impl Dataplane {
         let strays = self.strays(&inventory, &places);
         let wanted: Vec<Place> = places.iter().map(|(place, _)| place.clone()).collect();
         for (place, name) in places {
-            if self.links.has(&place) {
-                continue;
-            }
+            // Each time: others set it for all interfaces at any moment.
             if let Err(error) = loosen_rp_filter(&name) {
                 tracing::warn!(interface = name, %error, "strict rp_filter drops what services answer");
+            }
+            if self.links.has(&place) {
+                continue;
             }
             if name == LOOPBACK
                 && let Err(error) = accept_own()

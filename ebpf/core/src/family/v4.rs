@@ -62,7 +62,9 @@ impl Family for V4 {
         if header.version_ihl >> 4 != 4 || ihl < 5 {
             return Err(Reason::Malformed);
         }
-        if usize::from(u16::from_be(header.total_len_be)) < ihl * 4 {
+        let len = usize::from(u16::from_be(header.total_len_be));
+        // 0: an aggregate that is yet to be segmented, longer than the field can say (Linux' BIG TCP).
+        if len != 0 && len < ihl * 4 {
             return Err(Reason::Malformed);
         }
         // More fragments, or an offset.

@@ -95,6 +95,62 @@ fn the_nodes_own_address_is_served_on_loopback() {
     }
 }
 
+/// From another address of its own the node is masqueraded: backends answer to the node's address, which
+/// no service has.
+#[test]
+fn another_own_address_is_masqueraded() {
+    for net in nets() {
+        let mut host = host(net);
+        // Bound on the node, too.
+        let own = net.other_vip;
+        let bytes = packet((own, 4000), (own, 80), Some(SYN));
+        let out = run(&mut host, Hook::ToNetwork, LOOPBACK, bytes);
+        let (source, to) = ends(&out.packet.bytes);
+        assert_eq!((source.0, to), (net.node, (net.backend, 8080)));
+        let answer = packet((net.backend, 8080), source, Some(SYN | ACK));
+        let back = run(&mut host, Hook::FromPod, BACKEND_IF, answer);
+        assert_eq!((back.action, back.ifindex), (Action::Neighbour, LOOPBACK));
+        assert_eq!(ends(&back.packet.bytes), ((own, 80), (own, 4000)));
+    }
+}
+
+/// A connection to the node's own server that is older than the node port of its number goes on.
+#[test]
+fn an_older_connection_to_a_node_port_is_the_nodes_own() {
+    for net in nets() {
+        let mut host = host(net);
+        let cluster = Table { offset: 0, len: 1 };
+        let flags = service_flags::EXTERNAL | service_flags::NODE_PORT;
+        frontend(&mut host, net.node, 6, Service { cluster, flags, ..Service::default() });
+        for (hook, ifindex, from) in
+            [(Hook::FromNetwork, UPLINK, net.office), (Hook::ToNetwork, LOOPBACK, net.node)]
+        {
+            let bytes = packet((from, 4000), (net.node, 80), Some(ACK));
+            let out = run(&mut host, hook, ifindex, bytes.clone());
+            assert_eq!((out.action, out.packet.bytes), (Action::Pass, bytes));
+        }
+    }
+}
+
+/// An aggregate that is longer than IPv4 can say has length 0 until it is segmented.
+#[test]
+fn an_aggregate_without_a_length_is_translated() {
+    let [net, _] = nets();
+    let mut host = host(net);
+    let client = (net.node, 4000);
+    run(&mut host, Hook::ToNetwork, UPLINK, packet(client, (net.vip, 80), Some(SYN)));
+    let mut bytes = packet(client, (net.vip, 80), Some(ACK));
+    // RFC 791: total length; then the header's checksum, which covers it.
+    let len = u16::from_be_bytes([bytes[16], bytes[17]]);
+    let check = u16::from_be_bytes([bytes[24], bytes[25]]);
+    bytes[16..18].fill(0);
+    let sum = u32::from(check) + u32::from(len);
+    bytes[24..26].copy_from_slice(&((sum & 0xffff) as u16 + (sum >> 16) as u16).to_be_bytes());
+    let out = run(&mut host, Hook::ToNetwork, UPLINK, bytes);
+    assert_eq!(out.action, Action::Neighbour);
+    assert_eq!(ends(&out.packet.bytes), (client, (net.backend, 8080)));
+}
+
 /// To a backend that is the node itself, and back, all stays on loopback; there is no way anywhere for
 /// what comes from a loopback address, and it is left alone.
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use sluice_abi::{Service, service_flags};
 use sluice_services::Protocol;
 
 use super::Dataplane;
@@ -21,9 +22,19 @@ impl Dataplane {
     /// what is not translated at the socket. Only then loopback gets a program, which all else there pays
     /// for.
     pub(super) fn serves(&self, mut own: impl Iterator<Item = IpAddr> + Clone) -> bool {
-        let by_packet = |protocol| protocol == Protocol::Sctp || self.sockets.is_empty();
+        let by_packet = |(protocol, service): (Protocol, Service)| {
+            // As `sluice_core::socket::to_service` decides.
+            let always = service_flags::NODE_PORT | service_flags::STACK;
+            self.sockets.is_empty()
+                || service.flags & service_flags::RANGES != 0
+                || match protocol {
+                    Protocol::Tcp => false,
+                    Protocol::Udp => service.flags & always == 0 || service.cluster.len == 0,
+                    Protocol::Sctp => true,
+                }
+        };
         self.layout.as_ref().is_some_and(|layout| {
-            own.any(|address| !address.is_loopback() && layout.serves_at(address, by_packet))
+            own.any(|address| !address.is_loopback() && layout.served_at(address).any(by_packet))
         })
     }
 

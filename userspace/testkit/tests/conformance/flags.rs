@@ -7,9 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice_testkit::cluster;
-use sluice_testkit::traffic::Failure;
 
-use crate::rig::{ALL, End, Rig, SOON, WAYS, Way, patient, rig, until};
+use crate::rig::{ALL, Rig, WAYS, Way, patient, rig};
 
 const CLIENT: &str = "client-n1";
 const NODE: &str = "n1";
@@ -127,24 +126,4 @@ fn r21_node_ports_are_open_on_loopback_if_it_is_told() {
     with(rig, &flags, || settle(&ALL));
     settle(&[]);
     rig.remove("looped");
-}
-
-/// The node's own node ports without balancing at the socket: its packets meet a program on loopback.
-#[test]
-fn r21_a_node_without_cgroups_reaches_its_own_node_ports() {
-    let Some(rig) = rig() else { return };
-    let rig = rig.as_ref().unwrap();
-    let at = node_port(rig, "itself");
-    let (own, _) = addresses(rig);
-    with(rig, &["--cgroup=none"], || {
-        for way in WAYS {
-            rig.settle(NODE, at(&own, way), way, &ALL);
-        }
-        rig.endpoints("itself", &[]);
-        for way in WAYS {
-            let refused = || rig.ask(NODE, at(&own, way), way) == End::Not(Failure::Refused);
-            until(&format!("{way:?} to be refused"), SOON, refused);
-        }
-    });
-    rig.remove("itself");
 }

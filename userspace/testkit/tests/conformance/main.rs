@@ -12,6 +12,7 @@ mod detectors;
 mod established;
 mod flags;
 mod fragments;
+mod itself;
 mod matrix;
 mod packets;
 mod ranges;
