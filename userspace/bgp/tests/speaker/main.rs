@@ -10,3 +10,4 @@ mod rig;
 mod robust;
 mod routes;
 mod scale;
+mod ttl;
