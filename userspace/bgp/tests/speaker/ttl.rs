@@ -30,10 +30,7 @@ fn set_ttl(socket: &socket2::SockRef<'_>, v6: bool, ttl: u32) {
 /// Speakers that listen at loopback, by their peer's address.
 fn families() -> [(IpAddr, SocketAddr); 2] {
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    [
-        (peer_address(1), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-        (v6, SocketAddr::new(v6, 0)),
-    ]
+    [(peer_address(1), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), (v6, SocketAddr::new(v6, 0))]
 }
 
 #[tokio::test]
