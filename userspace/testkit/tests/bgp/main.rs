@@ -8,6 +8,7 @@ mod flood;
 mod ibgp;
 mod load;
 mod restart;
+mod secured;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
