@@ -382,7 +382,7 @@ async fn b22_too_many_prefixes_end_the_session_with_the_limit_and_it_stays_down(
     assert_eq!((told.code, &told.data[..]), (Code::MAX_PREFIXES, &[0, 1, 1, 0, 0, 0, 4][..]));
     rig.until_installed(&[]).await;
     assert_eq!(rig.happening().await, Happening::Up);
-    let mut what = vec![rig.happening().await, rig.happening().await];
+    let mut what = [rig.happening().await, rig.happening().await];
     what.sort_by_key(|what| !matches!(what, Happening::NearLimit { .. }));
     let near = Happening::NearLimit { family: Family::Ipv4Unicast, count: 3 };
     assert_eq!(what[0], near, "at three quarters, once");
