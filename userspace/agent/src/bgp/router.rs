@@ -249,7 +249,11 @@ impl Router {
                     if changed.is_err() {
                         return;
                     }
-                    self.announce(on).await;
+                    // What is served must not be learned, where anything may be.
+                    match self.settings.import_allow.is_empty() {
+                        true => self.announce(on).await,
+                        false => self.refresh(on).await,
+                    }
                 }
                 Some((stream, from)) = on.accepted.recv() => on.speaker.accept(stream, from).await,
                 Some(output) = on.outputs.recv() => match output {

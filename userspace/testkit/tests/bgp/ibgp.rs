@@ -13,7 +13,7 @@ use crate::load::{Running, everything};
 use crate::{PATIENCE, SECOND, ask, cluster};
 
 /// Each node's routes, without what the kernel makes for links.
-fn tables(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn tables(cluster: &Cluster) -> Vec<String> {
     let show = |netns: &sluice_testkit::cluster::netns::Netns, family: &'static str| {
         let run = move || Command::new("ip").args([family, "route"]).output();
         let output = netns.run(run).unwrap().unwrap();

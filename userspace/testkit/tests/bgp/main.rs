@@ -5,6 +5,7 @@
 
 mod contract;
 mod flood;
+mod hostile;
 mod ibgp;
 mod load;
 mod restart;
