@@ -221,7 +221,7 @@ fn cleanup(node: &Node) -> Result<()> {
 }
 
 /// What the agent says of itself.
-fn status(node: &Node) -> Result<Value> {
+pub(crate) fn status(node: &Node) -> Result<Value> {
     let config = node.agent_config().context("a cluster with agents")?;
     let mut command = Command::new(&config.sluice);
     command.args(["status", "--json", "--state-dir"]).arg(&config.state_dir);
@@ -243,7 +243,7 @@ fn received_since(node: &Node, before: u64) -> Result<u64> {
 }
 
 /// Processor time of a process so far, user's and system's (proc(5), /proc/PID/stat).
-fn seconds(pid: u64) -> Result<f64> {
+pub(crate) fn seconds(pid: u64) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("the agent has ended")?;
     let fields = text.rsplit_once(") ").map(|(_, rest)| rest).context("/proc/PID/stat")?;
     let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();

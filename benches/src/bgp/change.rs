@@ -16,15 +16,18 @@ use sluice_bgp::fsm::Settings;
 use sluice_bgp::{Message, Params, Received, decode, next_frame};
 use sluice_testkit::cluster::bgp_router::{self, NODES_ASN, ROUTER_ASN};
 use sluice_testkit::cluster::topology::ROUTER_V4;
-use sluice_testkit::cluster::{self, Cluster, PATIENCE};
+use sluice_testkit::cluster::{self, Cluster, Node, PATIENCE};
 
 use super::Line;
+use crate::api::{seconds, status};
 use crate::same_node::{beside, rests};
 
 /// Port of all Services.
 const PORTS: [(&str, u16, u16); 1] = [("TCP", 80, 8080)];
 /// How long one change may take.
 const CHANGE: Duration = Duration::from_secs(30);
+/// How long the agent's work at rest is counted: some times its own longest period, 30 s.
+const AT_REST: Duration = Duration::from_secs(90);
 /// A router that says so is sent no KEEPALIVE, and sends none.
 const NO_HOLD: u16 = 0;
 
@@ -73,6 +76,12 @@ pub(super) fn run(services: usize, changes: usize) -> Result<Vec<Line>> {
     if !rests()? {
         eprintln!("{case}: the machine is busy with other things, which counts too");
     }
+    let rest = Line {
+        case: format!("{case}, at rest"),
+        speaker: "sluice",
+        rest_percent: Some(at_rest(node)?),
+        ..Line::default()
+    };
     let (mut came, mut went) = (Vec::new(), Vec::new());
     for number in 0..changes {
         let name = format!("changes-{number}");
@@ -97,7 +106,16 @@ pub(super) fn run(services: usize, changes: usize) -> Result<Vec<Line>> {
             ..Line::default()
         }
     };
-    Ok(vec![line("comes", came), line("goes", went)])
+    Ok(vec![rest, line("comes", came), line("goes", went)])
+}
+
+/// Share of a processor in percent that a node's agent uses while nothing changes.
+fn at_rest(node: &Node) -> Result<f64> {
+    let status = status(node)?;
+    let pid = status.get("pid").and_then(Value::as_u64).context("the agent's process id")?;
+    let (before, from) = (seconds(pid)?, Instant::now());
+    std::thread::sleep(AT_REST);
+    Ok(100.0 * (seconds(pid)? - before) / from.elapsed().as_secs_f64())
 }
 
 fn service(name: &str) -> Value {

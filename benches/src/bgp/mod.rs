@@ -98,6 +98,9 @@ struct Line {
     median_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     longest_ms: Option<f64>,
+    /// Share of a processor that the agent uses while nothing changes, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rest_percent: Option<f64>,
 }
 
 impl Who {

@@ -47,6 +47,7 @@ struct Row {
     peak_kib: Option<u64>,
     median_ms: Option<f64>,
     longest_ms: Option<f64>,
+    rest_percent: Option<f64>,
 }
 
 /// Builds what is needed and runs the harness on this machine.
@@ -77,9 +78,10 @@ pub(super) fn run(repo: &Repo, options: &Bgp) -> Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Times in milliseconds, memory in MiB.
+/// Times in milliseconds, memory in MiB, work at rest in percent of a processor.
 fn table(rows: &[Row]) -> String {
-    let head = ["loc-rib", "kernel", "median", "longest", "idle MiB", "full MiB", "peak MiB"];
+    let head =
+        ["loc-rib", "kernel", "median", "longest", "idle MiB", "full MiB", "peak MiB", "rest %"];
     let mut text = format!("{:<36} {:<8}", "case (times in ms)", "speaker");
     // Writing to a String can't fail.
     for name in head {
@@ -91,7 +93,7 @@ fn table(rows: &[Row]) -> String {
         let mib = |kib: Option<u64>| kib.map(|kib| kib as f64 / 1024.0);
         let fields = [row.loc_rib_ms, row.kernel_ms, row.median_ms, row.longest_ms];
         let memory = [row.idle_kib, row.full_kib, row.peak_kib].map(mib);
-        for field in fields.into_iter().chain(memory) {
+        for field in fields.into_iter().chain(memory).chain([row.rest_percent]) {
             let field = field.map_or_else(|| "-".to_owned(), |number| format!("{number:.1}"));
             let _ = write!(text, " {field:>9}");
         }

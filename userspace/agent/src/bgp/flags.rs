@@ -12,7 +12,7 @@ use crate::cli::parse_duration;
 /// Flags of `sluice agent` that only the router reads.
 #[derive(Clone, Debug, Args)]
 pub struct BgpArgs {
-    /// Peer with the other nodes by BGP
+    /// Peer with the other nodes by BGP; the annotation enable-ibgp of a Node goes before
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true,
           default_missing_value = "true", action = ArgAction::Set)]
     pub enable_ibgp: bool,
@@ -39,6 +39,14 @@ pub struct BgpArgs {
     /// Hops to them; 0 and 1: on a link
     #[arg(long, default_value_t = 0)]
     pub peer_router_multihop_ttl: u8,
+    /// TTL security (RFC 5082): they are at most so many hops away, send with TTL 255, and take
+    /// nothing less themselves; 0: without
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=254))]
+    pub peer_router_ttl_security: u8,
+    /// Folder with passwords of routers in the annotation `peers`, a file for each, as a Secret is
+    /// mounted; read again when they change
+    #[arg(long)]
+    pub peer_passwords_dir: Option<PathBuf>,
     /// Watch the paths to them by BFD (RFC 5880), which they have to be configured for, too
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
           default_missing_value = "true", action = ArgAction::Set)]

@@ -34,6 +34,12 @@ const GAUGES: &[PeerGauge] = &[
     ("bgp_peer_received_prefixes", "Prefixes received, before the policy", |row| {
         row.received.iter().sum::<usize>() as u64
     }),
+    ("bgp_peer_max_prefixes", "Prefixes of each family that it may send; 0 is no limit", |row| {
+        u64::from(row.max_prefixes.unwrap_or_default())
+    }),
+    ("bgp_peer_near_limit", "Whether three quarters of them are reached in a family", |row| {
+        u64::from(row.near_limit)
+    }),
     ("bgp_peer_accepted_prefixes", "Prefixes received that may be used", |row| row.accepted as u64),
     ("bgp_peer_stale_prefixes", "Prefixes kept over the peer's restart", |row| row.stale as u64),
     ("bgp_peer_announced_prefixes", "Prefixes announced", |row| row.announced as u64),

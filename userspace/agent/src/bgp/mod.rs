@@ -7,6 +7,7 @@
 
 pub mod announce;
 pub mod flags;
+mod keys;
 pub mod metrics;
 mod network;
 pub mod nodes;

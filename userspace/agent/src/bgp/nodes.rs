@@ -30,6 +30,8 @@ pub enum Reflection {
 pub struct Annotated {
     /// `node.asn`
     pub asn: Option<u32>,
+    /// `enable-ibgp`, in place of the flag
+    pub ibgp: Option<bool>,
     /// `rr.server` or `rr.client`
     pub reflection: Option<Reflection>,
     /// `peers`
@@ -78,6 +80,7 @@ impl NodeFacts {
         );
         let annotated = Annotated {
             asn: reader.read("node.asn", |text| asn(text).map(Some), old.asn),
+            ibgp: reader.read("enable-ibgp", |text| bool(text).map(Some), old.ibgp),
             reflection: reader.reflection(old.reflection),
             peers: reader.read("peers", peer_list::read, old.peers),
             communities: communities.0,
@@ -193,6 +196,14 @@ pub(super) fn asn(text: &str) -> Result<u32, String> {
     }
 }
 
+fn bool(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("{other:?}; accepted: true, false")),
+    }
+}
+
 fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String> {
     let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
     words.map(|word| word.parse().map_err(|_| format!("cannot read {word:?}"))).collect()
@@ -254,6 +265,7 @@ mod tests {
                 "kube-router.io/path-prepend.as": "64600",
                 "kube-router.io/path-prepend.repeat-n": "3",
                 "kube-router.io/bgp-local-addresses": "192.0.2.1",
+                "sluice.io/enable-ibgp": "false",
             })),
             None,
         );
@@ -269,6 +281,7 @@ mod tests {
         assert_eq!(facts.annotated.large_communities.len(), 1);
         assert_eq!(facts.annotated.prepend, Some((64600, 3)));
         assert_eq!(facts.annotated.local_addresses.len(), 1);
+        assert_eq!(facts.annotated.ibgp, Some(false));
     }
 
     #[test]
@@ -283,15 +296,17 @@ mod tests {
     fn what_does_not_parse_is_told_and_the_last_good_setting_stays() {
         let (good, _) = NodeFacts::read(
             &node(json!({"sluice.io/node.asn": "64600", "sluice.io/rr.client": "1.2.3.4",
+                "sluice.io/enable-ibgp": "false",
                 "sluice.io/peers": "[{\"remoteip\": \"192.0.2.9\", \"remoteasn\": 65000}]"})),
             None,
         );
         let bad = node(json!({"sluice.io/node.asn": "0", "sluice.io/rr.client": "x",
+            "sluice.io/enable-ibgp": "no",
             "sluice.io/peers": "- remoteip: 192.0.2", "sluice.io/path-prepend.as": "1",
             "sluice.io/node.bgp.communities": "70000:1"}));
         let (facts, problems) = NodeFacts::read(&bad, Some(&good));
         assert_eq!(facts, good);
-        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert_eq!(problems.len(), 6, "{problems:?}");
         assert!(problems.iter().all(|problem| problem.starts_with("annotation")), "{problems:?}");
         let (facts, problems) = NodeFacts::read(&node(json!({})), Some(&good));
         assert_eq!((facts.annotated, problems.len()), (Annotated::default(), 0), "taken away");

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::nodes::asn;
-use super::settings::RouterPeer;
+use super::settings::{Key, RouterPeer};
 use sluice_bgp::driver::Password;
 
 /// Longest annotation that is read.
@@ -71,7 +71,16 @@ fn yaml(text: &str) -> Result<Vec<Map>, String> {
 }
 
 fn peer(map: &Map) -> Result<RouterPeer, String> {
-    let known = ["remoteip", "remoteasn", "port", "localip", "password", "bfd"];
+    let known = [
+        "remoteip",
+        "remoteasn",
+        "port",
+        "localip",
+        "password",
+        "passwordfile",
+        "bfd",
+        "ttlsecurity",
+    ];
     if let Some(name) = map.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("{name:?} is not known; accepted: {}", known.join(", ")));
     }
@@ -97,8 +106,35 @@ fn peer(map: &Map) -> Result<RouterPeer, String> {
             Some("true") => true,
             Some(other) => return Err(format!("bfd: {other:?}; accepted: true, false")),
         },
-        password: get("password").filter(|text| !text.is_empty()).map(password).transpose()?,
+        ttl_security: match get("ttlsecurity") {
+            None | Some("0") => None,
+            Some(text) => {
+                let hops = text.parse().ok().filter(|hops| *hops < 255);
+                Some(hops.ok_or_else(|| format!("ttlsecurity: {text:?}; accepted: 0 to 254"))?)
+            }
+        },
+        key: key(get("password").unwrap_or_default(), get("passwordfile").unwrap_or_default())?,
     })
+}
+
+/// Where the key is; nowhere if both are empty.
+fn key(given: &str, file: &str) -> Result<Key, String> {
+    match (given, file) {
+        ("", "") => Ok(Key::None),
+        (given, "") => password(given).map(Key::Given),
+        ("", file) if is_file_name(file) => Ok(Key::File(file.to_owned())),
+        ("", file) => Err(format!(
+            "passwordfile: {file:?}; accepted: a name of letters, digits, '-', '_' and '.' in the \
+             folder of --peer-passwords-dir"
+        )),
+        _ => Err("password and passwordfile: only one of them".to_owned()),
+    }
+}
+
+/// What a key of a Secret may be (validation `IsConfigMapKey`): no way out of a folder.
+fn is_file_name(text: &str) -> bool {
+    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+    text != "." && !text.starts_with("..") && text.len() <= 253 && text.bytes().all(plain)
 }
 
 /// A password in Base64.
@@ -108,7 +144,15 @@ fn peer(map: &Map) -> Result<RouterPeer, String> {
 pub(super) fn password(base64: &str) -> Result<Password, String> {
     let octets = decode(base64).ok_or("the password is not Base64")?;
     let text = String::from_utf8(octets).map_err(|_| "the password is not UTF-8")?;
-    Password::new(text.trim_end_matches('\n'))
+    plain(&text)
+}
+
+/// A password as it is; a newline at its end is none of it.
+///
+/// # Errors
+/// What is wrong, without the password.
+pub(super) fn plain(text: &str) -> Result<Password, String> {
+    Password::new(text.trim_end_matches(['\n', '\r']))
         .ok_or_else(|| format!("the password has not 1 to {} octets", Password::MAX_LEN))
 }
 
@@ -146,15 +190,19 @@ mod tests {
     #[test]
     fn json_and_kube_routers_yaml_say_the_same() {
         let yaml = "- remoteip: 192.0.2.9\n  remoteasn: 65000\n  password: c2VjcmV0\n\
-                    - remoteip: \"fd00::9\"\n  remoteasn: 65001\n  port: 1179\n  localip: fd00::1\n  bfd: true\n";
+                    - remoteip: \"fd00::9\"\n  remoteasn: 65001\n  port: 1179\n  localip: fd00::1\n  bfd: true\n  \
+                    ttlsecurity: 1\n  passwordfile: tor-1\n";
         let json = r#"[{"remoteip": "192.0.2.9", "remoteasn": 65000, "password": "c2VjcmV0"},
-            {"remoteip": "fd00::9", "remoteasn": "65001", "port": 1179, "localip": "fd00::1", "bfd": true}]"#;
+            {"remoteip": "fd00::9", "remoteasn": "65001", "port": 1179, "localip": "fd00::1", "bfd": true,
+             "ttlsecurity": 1, "passwordfile": "tor-1"}]"#;
         let peers = read(yaml).expect("YAML");
         assert_eq!(read(json).expect("JSON"), peers);
         assert_eq!(peers.len(), 2);
         assert_eq!((peers[0].port, peers[1].port), (179, 1179));
         assert_eq!((peers[0].bfd, peers[1].bfd), (false, true));
-        assert_eq!(peers[0].password, Password::new("secret"));
+        assert_eq!(peers[0].key, Key::Given(Password::new("secret").expect("fits")));
+        assert_eq!(peers[1].key, Key::File("tor-1".to_owned()));
+        assert_eq!((peers[0].ttl_security, peers[1].ttl_security), (None, Some(1)));
     }
 
     #[test]
@@ -165,6 +213,7 @@ mod tests {
             ("- remoteip: 192.0.2.9\n  remoteasn: 0", "is no AS"),
             ("- remoteip: 192.0.2.9\n  remoteasn: 1\n  colour: red", "accepted: remoteip"),
             ("- remoteip: 192.0.2.9\n  remoteasn: 1\n  password: 'secret!'", "not Base64"),
+            ("- remoteip: 192.0.2.9\n  remoteasn: 1\n  ttlsecurity: 255", "accepted: 0 to 254"),
             ("remoteip 192.0.2.9", "expected JSON"),
             ("[1]", "not a list of maps"),
         ] {
@@ -172,5 +221,20 @@ mod tests {
             assert!(error.contains(expected), "{text}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_password_file_is_a_name_in_the_folder_and_no_way_out_of_it() {
+        let peer = |key: &str| read(&format!("- remoteip: 192.0.2.9\n  remoteasn: 1\n{key}"));
+        for name in ["tor-1", ".hidden", "a.b_c", "A"] {
+            let peers = peer(&format!("  passwordfile: {name}")).expect(name);
+            assert_eq!(peers[0].key, Key::File(name.to_owned()));
+        }
+        for name in ["..", "../x", "..data", "/etc/shadow", "a/b", ".", "a b"] {
+            let error = peer(&format!("  passwordfile: {name}")).expect_err(name);
+            assert!(error.contains("passwordfile"), "{error}");
+        }
+        let both = peer("  passwordfile: a\n  password: c2VjcmV0").expect_err("both");
+        assert!(both.contains("only one of them"), "{both}");
     }
 }

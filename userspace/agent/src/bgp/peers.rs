@@ -16,7 +16,7 @@ use sluice_bgp::rib::Policies;
 
 use super::announce::{POD_CIDR, VIP};
 use super::nodes::{NodeFacts, Reflection};
-use super::settings::{RouterPeer, Settings};
+use super::settings::{KeyedRouter, RouterPeer, Settings};
 
 /// Pause after a peer sent too many prefixes.
 const LIMIT_PAUSE: Duration = Duration::from_secs(600);
@@ -30,8 +30,8 @@ pub struct Ground<'a> {
     pub own: &'a NodeFacts,
     /// All other Nodes.
     pub others: &'a [NodeFacts],
-    /// Passwords of the routers of the flags, in their order.
-    pub passwords: &'a [Option<Password>],
+    /// Routers of the flags, then those of the own Node's annotation.
+    pub routers: &'a [KeyedRouter],
     /// Ranges and addresses of Services, and all addresses of this node: never to be learned.
     pub protected: &'a [IpNet],
     /// Our BGP identifier.
@@ -45,20 +45,16 @@ pub struct Ground<'a> {
 pub fn peers(ground: &Ground<'_>) -> (Vec<PeerConfig>, Vec<String>) {
     let mut problems = Vec::new();
     let mut all: BTreeMap<IpAddr, PeerConfig> = BTreeMap::new();
-    let routers = ground.settings.routers.iter().enumerate().map(|(at, router)| {
-        let password = ground.passwords.get(at).cloned().flatten();
-        RouterPeer { password, ..router.clone() }
-    });
-    for router in routers.chain(ground.own.annotated.peers.iter().cloned()) {
+    for (router, password) in ground.routers {
         let address = router.address;
-        if router.bfd && ground.settings.multihop > 1 {
+        if router.bfd && hops(ground.settings, router) > 1 {
             problems.push(format!("peer {address}: no BFD over several hops"));
         }
-        if all.insert(address, external(ground, &router)).is_some() {
+        if all.insert(address, external(ground, router, password.clone())).is_some() {
             problems.push(format!("peer {address} is given twice; the Node's annotation counts"));
         }
     }
-    if ground.settings.ibgp {
+    if has_ibgp(ground.settings, ground.own) {
         for node in ground.others.iter().filter(|node| talks_to(ground, node)) {
             match node_peer(ground, node) {
                 Some(peer) => match all.get(&peer.address) {
@@ -81,9 +77,17 @@ pub fn asn_of(settings: &Settings, node: &NodeFacts) -> u32 {
     node.annotated.asn.unwrap_or(settings.asn)
 }
 
+/// Whether a node talks to others at all: its annotation, or the flag, which is the same on all.
+fn has_ibgp(settings: &Settings, node: &NodeFacts) -> bool {
+    node.annotated.ibgp.unwrap_or(settings.ibgp)
+}
+
 /// Whether two nodes talk: both in one AS unless there is a full mesh, and of clients of route
 /// reflectors only with servers.
 fn talks_to(ground: &Ground<'_>, node: &NodeFacts) -> bool {
+    if !has_ibgp(ground.settings, node) {
+        return false;
+    }
     let asn = |node| asn_of(ground.settings, node);
     let together = ground.settings.full_mesh || asn(node) == asn(ground.own);
     let by_reflection = match (ground.own.annotated.reflection, node.annotated.reflection) {
@@ -181,7 +185,12 @@ fn node_peer(ground: &Ground<'_>, node: &NodeFacts) -> Option<PeerConfig> {
     })
 }
 
-fn external(ground: &Ground<'_>, router: &RouterPeer) -> PeerConfig {
+/// Hops to a router; 0 and 1: on a link.
+fn hops(flags: &Settings, router: &RouterPeer) -> u8 {
+    router.ttl_security.unwrap_or(flags.multihop)
+}
+
+fn external(ground: &Ground<'_>, router: &RouterPeer, password: Option<Password>) -> PeerConfig {
     let flags = ground.settings;
     let mut settings = machine(ground, router.asn);
     if !flags.graceful_restart {
@@ -220,18 +229,19 @@ fn external(ground: &Ground<'_>, router: &RouterPeer) -> PeerConfig {
         enforce_first_as: true,
     };
     let internal = settings.is_internal();
-    let ttl = match flags.multihop {
-        0 | 1 if internal => Ttl::Any,
-        0 | 1 => Ttl::Send(1),
-        hops => Ttl::Send(hops),
+    let ttl = match (router.ttl_security, flags.multihop) {
+        (Some(hops), _) => Ttl::Security(hops),
+        (None, 0 | 1) if internal => Ttl::Any,
+        (None, 0 | 1) => Ttl::Send(1),
+        (None, hops) => Ttl::Send(hops),
     };
     PeerConfig {
         port: router.port,
         policies,
         local_address: router.local_address,
-        password: router.password.clone(),
+        password,
         // On one hop only; flags and annotations that want it otherwise are refused.
-        bfd: (router.bfd && flags.multihop <= 1).then(sluice_bgp::bfd::Settings::default),
+        bfd: (router.bfd && hops(flags, router) <= 1).then(sluice_bgp::bfd::Settings::default),
         ttl,
         limit_pause: Some(LIMIT_PAUSE),
         ..PeerConfig::new(router.address, settings)
@@ -242,7 +252,7 @@ fn external(ground: &Ground<'_>, router: &RouterPeer) -> PeerConfig {
 mod tests {
     use super::*;
     use crate::bgp::nodes::Annotated;
-    use crate::bgp::settings::for_tests;
+    use crate::bgp::settings::{Key, for_tests};
     use sluice_bgp::Attributes;
 
     fn net(text: &str) -> IpNet {
@@ -267,7 +277,8 @@ mod tests {
             port: 179,
             local_address: None,
             bfd: false,
-            password: None,
+            ttl_security: None,
+            key: Key::None,
         }
     }
 
@@ -286,11 +297,13 @@ mod tests {
 
         fn peers(&self) -> Vec<PeerConfig> {
             let protected = [net("10.96.0.0/12"), net("192.0.2.1/32")];
+            let routers = self.settings.routers.iter().chain(&self.own.annotated.peers);
+            let routers: Vec<KeyedRouter> = routers.map(|one| (one.clone(), None)).collect();
             let (peers, problems) = peers(&Ground {
                 settings: &self.settings,
                 own: &self.own,
                 others: &self.others,
-                passwords: &[],
+                routers: &routers,
                 protected: &protected,
                 router_id: Ipv4Addr::new(192, 0, 2, 1),
                 restarted: false,
@@ -320,6 +333,16 @@ mod tests {
         world.others[0].annotated.asn = Some(64999);
         assert_eq!(world.addresses(), ["192.0.2.3", "192.0.2.254"]);
         world.settings.ibgp = false;
+        assert_eq!(world.addresses(), ["192.0.2.254"]);
+        // The annotation goes before the flag, and both sides have to want it.
+        world.own.annotated.ibgp = Some(true);
+        assert_eq!(world.addresses(), ["192.0.2.254"]);
+        world.others[1].annotated.ibgp = Some(true);
+        assert_eq!(world.addresses(), ["192.0.2.3", "192.0.2.254"]);
+        world = World::new();
+        world.others[0].annotated.ibgp = Some(false);
+        assert_eq!(world.addresses(), ["192.0.2.3", "192.0.2.254"]);
+        world.own.annotated.ibgp = Some(false);
         assert_eq!(world.addresses(), ["192.0.2.254"]);
         world = World::new();
         let cluster = Ipv4Addr::new(0, 0, 0, 1);
@@ -388,6 +411,19 @@ mod tests {
         assert!(!gives(&peers[0], "203.0.113.0/24", None), "pod ranges only");
         assert!(!gives(&peers[0], "10.96.0.1/32", Some(VIP)));
         assert!(!gives(&peers[2], "10.244.3.0/24", None), "never to routers");
+    }
+
+    #[test]
+    fn b7_ttl_security_is_a_setting_of_a_router() {
+        let mut world = World::new();
+        let ttl = |world: &World| world.peers()[2].ttl;
+        assert_eq!(ttl(&world), Ttl::Send(1));
+        world.settings.multihop = 3;
+        assert_eq!(ttl(&world), Ttl::Send(3));
+        world.settings.routers[0].ttl_security = Some(2);
+        assert_eq!(ttl(&world), Ttl::Security(2));
+        world.settings.routers[0].asn = world.settings.asn;
+        assert_eq!(ttl(&world), Ttl::Security(2), "of internal ones, too");
     }
 
     #[test]

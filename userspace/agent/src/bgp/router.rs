@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use sluice_bgp::driver::{Happening, Output, Password, PeerEvent, Speaker, SpeakerConfig};
+use sluice_bgp::driver::{Happening, Output, PeerEvent, Speaker, SpeakerConfig};
 use sluice_bgp::rib::Identity;
 use sluice_network::routes::changes;
 use tokio::net::TcpStream;
@@ -22,10 +22,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::announce;
+use super::keys::Keys;
 use super::metrics::BgpNumbers;
 use super::network::{Routes, addresses};
 use super::nodes::NodeFacts;
-use super::peer_list;
 use super::peers::{self, Ground};
 use super::settings::Settings;
 use super::view::{self, NeighborRow, RouteRow};
@@ -35,7 +35,7 @@ use crate::watch::Update;
 
 /// Link events come in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
-/// Kernel, password file and numbers are looked at this often without an event.
+/// Kernel, passwords and numbers are looked at this often without an event.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Pause after the kernel or the listener could not be opened.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -85,6 +85,7 @@ pub struct Router {
     /// What is wrong with annotations, by Node.
     annotation_problems: BTreeMap<String, Vec<String>>,
     nodes_listed: bool,
+    keys: Keys,
     problems: Vec<String>,
 }
 
@@ -129,6 +130,7 @@ impl Router {
             known: BTreeMap::new(),
             annotation_problems: BTreeMap::new(),
             nodes_listed: false,
+            keys: Keys::default(),
             problems: Vec::new(),
         };
         (router, BgpHandle { questions: ask })
@@ -247,7 +249,11 @@ impl Router {
                     if changed.is_err() {
                         return;
                     }
-                    self.announce(on).await;
+                    // What is served must not be learned, where anything may be.
+                    match self.settings.import_allow.is_empty() {
+                        true => self.announce(on).await,
+                        false => self.refresh(on).await,
+                    }
                 }
                 Some((stream, from)) = on.accepted.recv() => on.speaker.accept(stream, from).await,
                 Some(output) = on.outputs.recv() => match output {
@@ -317,13 +323,14 @@ impl Router {
         on.speaker.set_draining(own.draining).await;
         let others: Vec<NodeFacts> =
             self.known.values().filter(|node| node.name != self.node_name).cloned().collect();
-        let (passwords, mut problems) = self.passwords();
+        let routers = [&self.settings.routers[..], &own.annotated.peers].concat();
+        let (routers, mut problems) = self.keys.find(&self.settings, &routers);
         let protected = self.protected(on);
         let (wanted, more) = peers::peers(&Ground {
             settings: &self.settings,
             own,
             others: &others,
-            passwords: &passwords,
+            routers: &routers,
             protected: &protected,
             router_id: on.router_id,
             restarted: on.restarted,
@@ -365,27 +372,6 @@ impl Router {
         nets
     }
 
-    fn passwords(&self) -> (Vec<Option<Password>>, Vec<String>) {
-        let Some(path) = &self.settings.passwords_file else { return (Vec::new(), Vec::new()) };
-        let flag = "--peer-router-passwords-file";
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(fault) => return (Vec::new(), vec![format!("{flag} {}: {fault}", path.display())]),
-        };
-        let mut problems = Vec::new();
-        let words = text.trim().split([',', '\n']);
-        let passwords: Vec<Option<Password>> = words
-            .enumerate()
-            .map(|(at, word)| match word.trim() {
-                "" => None,
-                word => peer_list::password(word)
-                    .map_err(|why| problems.push(format!("{flag}, entry {}: {why}", at + 1)))
-                    .ok(),
-            })
-            .collect();
-        (passwords, problems)
-    }
-
     async fn look(&mut self, on: &mut Speaking) {
         if on.routes.look().await {
             on.speaker.set_links(Some(on.routes.links().networks.clone())).await;
@@ -413,8 +399,12 @@ impl Router {
             Happening::Fault(fault) => {
                 warn!(%peer, name, %fault, "malformed UPDATE; the session goes on, more are counted");
             }
-            Happening::NearLimit(count) => {
-                warn!(%peer, name, count, limit = self.settings.max_prefixes, "many prefixes");
+            Happening::NearLimit { family, count } => {
+                let limit = self.settings.max_prefixes;
+                warn!(%peer, name, count, limit, %family, "many prefixes; more end the session");
+                self.events.bgp_near_limit(&format!(
+                    "{peer} ({name}) has sent {count} prefixes of {family}; the session ends above {limit} (--max-prefixes)"
+                ));
             }
         }
     }

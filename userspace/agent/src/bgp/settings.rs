@@ -6,7 +6,22 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use sluice_bgp::driver::Password;
+
 use super::flags::BgpArgs;
+
+/// Where a TCP MD5 key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Nowhere: there is none.
+    None,
+    /// Here.
+    Given(Password),
+    /// At this position of `--peer-router-passwords-file`.
+    Entry(usize),
+    /// In this file below `--peer-passwords-dir`.
+    File(String),
+}
 
 /// A router outside of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +36,14 @@ pub struct RouterPeer {
     pub local_address: Option<IpAddr>,
     /// Whether BFD watches the path.
     pub bfd: bool,
-    /// TCP MD5 key; from flags it comes from the file.
-    pub password: Option<sluice_bgp::driver::Password>,
+    /// Hops for TTL security (RFC 5082); `None`: without.
+    pub ttl_security: Option<u8>,
+    /// Where its TCP MD5 key is.
+    pub key: Key,
 }
+
+/// A router, and its password if it has one.
+pub type KeyedRouter = (RouterPeer, Option<Password>);
 
 /// Which kinds of addresses are announced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +69,8 @@ pub struct Settings {
     pub routers: Vec<RouterPeer>,
     /// `--peer-router-passwords-file`
     pub passwords_file: Option<PathBuf>,
+    /// `--peer-passwords-dir`
+    pub passwords_dir: Option<PathBuf>,
     /// `--peer-router-multihop-ttl`
     pub multihop: u8,
     /// `--bgp-port`
@@ -92,9 +114,16 @@ impl Settings {
                 args.peer_router_asns.len()
             ));
         }
-        if args.peer_router_bfd && args.peer_router_multihop_ttl > 1 {
+        if args.peer_router_bfd
+            && args.peer_router_multihop_ttl.max(args.peer_router_ttl_security) > 1
+        {
             let text = "--peer-router-bfd: not over several hops; accepted with \
-                        --peer-router-multihop-ttl 0 and 1";
+                        --peer-router-multihop-ttl and --peer-router-ttl-security 0 and 1";
+            return Err(text.to_owned());
+        }
+        if args.peer_router_ttl_security > 0 && args.peer_router_multihop_ttl > 1 {
+            let text = "--peer-router-ttl-security: says itself how many hops there may be; accepted \
+                        with --peer-router-multihop-ttl 0 and 1";
             return Err(text.to_owned());
         }
         let ports = args.peer_router_ports.len();
@@ -104,16 +133,21 @@ impl Settings {
                  one for each"
             ));
         }
+        let security = args.peer_router_ttl_security;
+        let ttl_security = (security > 0).then_some(security);
+        let keyed = args.peer_router_passwords_file.is_some();
         let ports = args.peer_router_ports.iter().copied().chain(std::iter::repeat(179));
         let pairs = args.peer_router_ips.iter().zip(&args.peer_router_asns).zip(ports);
         let routers: Vec<RouterPeer> = pairs
-            .map(|((address, asn), port)| RouterPeer {
+            .enumerate()
+            .map(|(at, ((address, asn), port))| RouterPeer {
                 address: *address,
                 asn: *asn,
                 port,
                 local_address: None,
                 bfd: args.peer_router_bfd,
-                password: None,
+                ttl_security,
+                key: if keyed { Key::Entry(at) } else { Key::None },
             })
             .collect();
         for (at, router) in routers.iter().enumerate() {
@@ -128,6 +162,7 @@ impl Settings {
             asn: args.cluster_asn,
             routers,
             passwords_file: args.peer_router_passwords_file.clone(),
+            passwords_dir: args.peer_passwords_dir.clone(),
             multihop: args.peer_router_multihop_ttl,
             port: args.bgp_port,
             hold_s: seconds(args.bgp_holdtime),
@@ -158,6 +193,7 @@ pub(super) fn for_tests() -> Settings {
         asn: 64512,
         routers: Vec::new(),
         passwords_file: None,
+        passwords_dir: None,
         multihop: 0,
         port: 179,
         hold_s: 90,

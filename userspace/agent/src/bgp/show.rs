@@ -24,13 +24,14 @@ pub fn neighbors(rows: &[NeighborRow]) -> String {
         .map(|row| {
             let stale =
                 if row.stale > 0 { format!(" ({} stale)", row.stale) } else { String::new() };
+            let near = if row.near_limit { " (near limit)" } else { "" };
             vec![
                 row.address.clone(),
                 row.asn.to_string(),
                 if row.name.is_empty() { row.kind.clone() } else { row.name.clone() },
                 row.state.clone(),
                 format!("{}s", row.since_s),
-                format!("{}+{}{stale}", row.received[0], row.received[1]),
+                format!("{}+{}{stale}{near}", row.received[0], row.received[1]),
                 row.accepted.to_string(),
                 row.announced.to_string(),
                 row.last_end.clone().unwrap_or_default(),

@@ -33,6 +33,10 @@ pub struct NeighborRow {
     pub graceful_restart: bool,
     /// Prefixes received, IPv4 and IPv6.
     pub received: [usize; 2],
+    /// How many of each family there may be, before the policy.
+    pub max_prefixes: Option<u32>,
+    /// Whether three quarters of that are reached.
+    pub near_limit: bool,
     /// Of those: used or usable.
     pub accepted: usize,
     /// Of those: kept over its restart, not confirmed yet.
@@ -96,6 +100,8 @@ pub fn neighbor(report: &PeerReport, node: Option<&str>) -> NeighborRow {
         bfd: report.bfd.map(|state| format!("{state:?}")),
         graceful_restart: negotiated.is_some_and(|n| n.graceful_helper),
         received: report.routes.received,
+        max_prefixes: report.config.policies.max_prefixes,
+        near_limit: report.routes.near_limit,
         accepted: report.routes.accepted,
         stale: report.routes.stale,
         announced: report.routes.announced,

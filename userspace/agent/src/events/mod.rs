@@ -166,6 +166,11 @@ impl Events {
         self.of_node(severity, reason, text);
     }
 
+    /// A peer has sent many of the prefixes that it may send.
+    pub fn bgp_near_limit(&self, text: &str) {
+        self.of_node(Severity::Warning, "BGPPeerNearLimit", text);
+    }
+
     /// A setting of BGP that is not used as it is written.
     pub fn bgp_problem(&self, text: &str) {
         self.of_node(Severity::Warning, "BGPMisconfigured", text);

@@ -86,6 +86,7 @@ fn listen(address: SocketAddr) -> io::Result<(socket2::Socket, TcpListener)> {
     // SYN-ACKs come from this socket, and a peer with TTL security drops all below 255. The TTL
     // that a peer is configured with is set on its connection.
     sockopt::set_ttl(&socket, address.ip(), Ttl::Send(255))?;
+    sockopt::save_syn(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -93,14 +94,22 @@ fn listen(address: SocketAddr) -> io::Result<(socket2::Socket, TcpListener)> {
     Ok((handle, TcpListener::from_std(socket.into())?))
 }
 
-/// Makes an accepted connection one of the peer.
+/// Makes an accepted connection one of the peer; false if it is from further away than it may be.
+///
+/// The listener takes a SYN of any TTL, for it serves all peers, and what followed may have been
+/// received before the limit is set here. So the SYN itself is looked at; one that the kernel has
+/// not kept is none that is near.
 ///
 /// # Errors
 /// Of the operating system.
-pub(super) fn adjust(stream: &TcpStream, config: &PeerConfig) -> io::Result<()> {
-    match config.ttl {
+pub(super) fn adjust(stream: &TcpStream, config: &PeerConfig) -> io::Result<bool> {
+    let ttl = match config.ttl {
         // Not the listener's 255.
-        Ttl::Any => sockopt::set_ttl(stream, config.address, Ttl::Send(64)),
-        ttl => sockopt::set_ttl(stream, config.address, ttl),
-    }
+        Ttl::Any => Ttl::Send(64),
+        ttl => ttl,
+    };
+    sockopt::set_ttl(stream, config.address, ttl)?;
+    let Ttl::Security(hops) = ttl else { return Ok(true) };
+    let least = sockopt::least_ttl(hops);
+    Ok(sockopt::ttl_of_syn(stream)?.is_some_and(|ttl| ttl >= least))
 }

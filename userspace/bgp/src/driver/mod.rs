@@ -22,6 +22,7 @@ pub use tables::Output;
 use std::net::IpAddr;
 
 use crate::attribute::Fault;
+use crate::family::Family;
 use crate::fsm::Reason;
 
 /// Something that an operator may want to know.
@@ -49,6 +50,11 @@ pub enum Happening {
     Refused(Reason),
     /// The first malformed UPDATE of a session that did not end it (RFC 7606), for the log.
     Fault(Fault),
-    /// It sends nearly as many prefixes as it may.
-    NearLimit(usize),
+    /// It has sent three quarters of the prefixes that it may send (B22); once a session.
+    NearLimit {
+        /// Of which family.
+        family: Family,
+        /// How many, before the policy.
+        count: usize,
+    },
 }

@@ -19,14 +19,12 @@ use super::listener;
 use super::status::{Counters, PeerStatus};
 use super::tables::{Outbound, ToTables, sleep_until};
 use super::{Happening, PeerEvent};
-use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Time};
+use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Time};
 use crate::message::{Message, Notification, Params, decode, next_frame};
 use crate::rib::{Keep, Limit, SessionUp};
 
 /// Messages taken in before timers and writing are looked at again.
 const MESSAGES: usize = 64;
-/// B3, RFC 9687 3: at least eight minutes.
-const SEND_HOLD: Duration = Duration::from_secs(480);
 /// Octets that may wait for the socket before the tables are asked for more.
 const LOW_WATER: usize = 64 * 1024;
 
@@ -287,10 +285,12 @@ impl Peer {
     fn command(&mut self, command: Command) {
         match command {
             Command::Accepted(stream) => {
-                let Some(machine) = &mut self.machine else { return };
-                if listener::adjust(&stream, &self.config).is_err() {
-                    return;
+                match listener::adjust(&stream, &self.config) {
+                    Ok(true) => {}
+                    Ok(false) => return self.tell(Happening::Refused(Reason::TooFar)),
+                    Err(_) => return,
                 }
+                let Some(machine) = &mut self.machine else { return };
                 let id = machine.name_link();
                 self.connections.push(Connection::new(id, stream, self.epoch.elapsed()));
                 self.step(Event::Accepted(id));
@@ -400,7 +400,7 @@ impl Peer {
 
     fn send_hold(&self) -> Duration {
         let hold = self.session.as_ref().map_or(0, |negotiated| negotiated.hold_s);
-        SEND_HOLD.max(Duration::from_secs(2 * u64::from(hold)))
+        self.config.settings.timing.send_hold.max(Duration::from_secs(2 * u64::from(hold)))
     }
 
     fn deadline(&self) -> Option<Time> {

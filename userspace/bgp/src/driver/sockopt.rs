@@ -1,5 +1,5 @@
 //! Owns the socket options that the standard library has no names for: TCP MD5 keys (RFC 2385) and
-//! TTL limits (RFC 5082). The only unsafe code of this crate.
+//! TTL limits (RFC 5082), for which it also reads the SYN. The only unsafe code of this crate.
 
 #![allow(unsafe_code)]
 
@@ -9,6 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::config::{Password, Ttl};
+
+/// Room for the headers of a SYN: IP and TCP with all options, and extension headers of IPv6.
+const SYN_HEADERS: usize = 1024;
 
 /// `struct tcp_md5sig` of linux/tcp.h.
 #[repr(C)]
@@ -91,13 +94,53 @@ pub(super) fn tell_ttl(socket: &impl AsFd, v6: bool) -> io::Result<()> {
     set::<c_int>(socket, level, name, &1)
 }
 
+/// Makes the kernel keep the headers of each SYN for [`ttl_of_syn`].
+pub(super) fn save_syn(socket: &impl AsFd) -> io::Result<()> {
+    set::<c_int>(socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &1)
+}
+
+/// TTL or hop limit of the SYN that opened an accepted connection, once. `None` if the kernel has
+/// kept none, as with SYN cookies.
+pub(super) fn ttl_of_syn(socket: &impl AsFd) -> io::Result<Option<u8>> {
+    let mut headers = [0u8; SYN_HEADERS];
+    let mut len = libc::socklen_t::try_from(headers.len()).map_err(io::Error::other)?;
+    // SAFETY: `len` octets are writable behind the pointer, which outlives the call, and the
+    // descriptor is open as long as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            headers.as_mut_ptr().cast(),
+            std::ptr::from_mut(&mut len),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ttl_in(headers.get(..len as usize).unwrap_or_default()))
+}
+
+/// TTL or hop limit of an IP header.
+fn ttl_in(header: &[u8]) -> Option<u8> {
+    match header.first()? >> 4 {
+        4 => header.get(8).copied(),
+        6 => header.get(7).copied(),
+        _ => None,
+    }
+}
+
+/// RFC 5082 3: least TTL over this many hops, 255 less those beyond the first.
+pub(super) fn least_ttl(hops: u8) -> u8 {
+    255 - (hops.max(1) - 1)
+}
+
 /// Sets what is sent with, and what is taken.
 pub(super) fn set_ttl(socket: &impl AsFd, peer: IpAddr, ttl: Ttl) -> io::Result<()> {
     let (send, least) = match ttl {
         Ttl::Any => return Ok(()),
         Ttl::Send(ttl) => (c_int::from(ttl), None),
-        // RFC 5082 3: 255 less the hops beyond the first.
-        Ttl::Security(hops) => (255, Some(256 - c_int::from(hops.max(1)))),
+        Ttl::Security(hops) => (255, Some(c_int::from(least_ttl(hops)))),
     };
     let (level, name, least_name) = match peer {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_MINTTL),

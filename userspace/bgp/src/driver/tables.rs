@@ -197,8 +197,9 @@ impl Tables {
                 drop(session.outbound.try_send(Outbound::Messages(batch.messages)));
             }
         }
-        for (peer, _, count) in self.rib.take_warnings() {
-            drop(self.events.try_send(PeerEvent { peer, what: Happening::NearLimit(count) }));
+        for (peer, family, count) in self.rib.take_warnings() {
+            let what = Happening::NearLimit { family, count };
+            drop(self.events.try_send(PeerEvent { peer, what }));
         }
     }
 }

@@ -79,8 +79,11 @@ pub enum Reason {
     #[error("connection lost")]
     Lost,
     /// The peer did not read; it cannot be told (RFC 9687).
-    #[error("send hold timer expired")]
+    #[error("send hold timer expired (8/0): the peer read nothing")]
     SendStuck,
+    /// It came over more hops than TTL security allows (RFC 5082).
+    #[error("from further away than TTL security allows")]
+    TooFar,
     /// Stopped without a word.
     #[error("stopped")]
     Stopped,

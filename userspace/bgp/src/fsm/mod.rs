@@ -437,7 +437,7 @@ impl Machine {
             Reason::Lost | Reason::Replaced => true,
             Reason::Sent(n) | Reason::Received(n) => negotiated.graceful_notification && !hard(n),
             Reason::SendStuck | Reason::MalformedNotification => negotiated.graceful_notification,
-            Reason::Stopped => false,
+            Reason::Stopped | Reason::TooFar => false,
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Timing {
     pub connect: Duration,
     /// How long the peer's OPEN may take (RFC 4271 8.2.2: large, 4 minutes).
     pub open_hold: Duration,
+    /// How long a peer may read nothing, or twice the hold time if that is longer (B3, RFC 9687 3).
+    pub send_hold: Duration,
     /// First pause after an error; doubles with each in a row.
     pub idle: Duration,
     /// Longest pause after errors.
@@ -61,6 +63,7 @@ impl Default for Timing {
             connect_retry: Duration::from_secs(5),
             connect: Duration::from_secs(10),
             open_hold: Duration::from_secs(240),
+            send_hold: Duration::from_secs(480),
             idle: Duration::from_secs(1),
             idle_max: Duration::from_secs(60),
             steady_after: Duration::from_secs(30),

@@ -139,3 +139,92 @@ fn candidates<'a>(
     let all = routes.iter().zip(standing).enumerate();
     all.filter(|(_, (_, standing))| **standing == Standing::Best).map(|(i, (route, _))| (i, route))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::attribute::{AsPath, Attributes, NextHop};
+    use crate::policy::Tag;
+    use crate::rib::route::{Path, PeerFacts, Unfit};
+
+    /// A route by the n-th peer, through a neighbour AS of its own.
+    fn route(n: u8, change: impl FnOnce(&mut Route, &mut Attributes)) -> Route {
+        let address = IpAddr::from([10, 0, 0, n]);
+        let facts =
+            PeerFacts { address, id: Ipv4Addr::new(1, 1, 1, n), internal: false, client: false };
+        let mut attributes = Attributes {
+            as_path: Some(AsPath::sequence(&[65000 + u32::from(n), 7])),
+            ..Attributes::default()
+        };
+        let path = Arc::new(Path { attributes: attributes.clone(), next_hop: address.into() });
+        let mut route = Route {
+            source: Source::Peer(Arc::new(facts)),
+            received: Arc::clone(&path),
+            path,
+            stale: false,
+            unfit: None,
+        };
+        change(&mut route, &mut attributes);
+        route.path = Arc::new(Path { attributes, next_hop: NextHop::from(address) });
+        route
+    }
+
+    fn as_is(_: &mut Route, _: &mut Attributes) {}
+
+    #[test]
+    fn b24_identifiers_decide_last_and_say_only_which_is_first() {
+        let standing = [Standing::Multipath, Standing::Best];
+        assert_eq!(decide(&[route(2, as_is), route(1, as_is)], 8), standing);
+        let first_only = [Standing::Lost(Step::Identifier), Standing::Best];
+        assert_eq!(decide(&[route(2, as_is), route(1, as_is)], 1), first_only);
+        // ORIGINATOR_ID stands for the identifier (RFC 4456 9).
+        let reflected = |n, id| {
+            route(n, move |_, attributes| {
+                attributes.originator_id = Some(Ipv4Addr::new(1, 1, 1, id));
+            })
+        };
+        assert_eq!(decide(&[reflected(2, 1), reflected(1, 9)], 1)[0], Standing::Best);
+        // Then the shorter CLUSTER_LIST, then the lower address.
+        let behind = |n, clusters| {
+            route(n, move |_, attributes| {
+                attributes.originator_id = Some(Ipv4Addr::new(1, 1, 1, 1));
+                attributes.cluster_list = vec![Ipv4Addr::new(9, 9, 9, 9); clusters];
+            })
+        };
+        assert_eq!(decide(&[behind(1, 2), behind(2, 1)], 1)[1], Standing::Best);
+        assert_eq!(decide(&[behind(2, 1), behind(1, 1)], 1)[1], Standing::Best);
+    }
+
+    #[test]
+    fn b24_med_is_compared_within_a_neighbour_as_whatever_the_order() {
+        let by = |n, asn, med| {
+            route(n, move |_, attributes| {
+                attributes.as_path = Some(AsPath::sequence(&[asn, 7]));
+                attributes.med = med;
+            })
+        };
+        let routes = [by(1, 65001, Some(20)), by(2, 65002, Some(30)), by(3, 65001, None)];
+        let expected = [Standing::Lost(Step::Med), Standing::Best, Standing::Multipath];
+        for turn in 0..routes.len() {
+            let (mut routes, mut expected) = (routes.clone(), expected);
+            routes.rotate_left(turn);
+            expected.rotate_left(turn);
+            assert_eq!(decide(&routes, 8), expected, "turned by {turn}");
+        }
+    }
+
+    #[test]
+    fn b24_own_routes_first_stale_ones_after_confirmed_and_unfit_ones_never() {
+        let own = route(9, |route, _| route.source = Source::Local(Tag(1)));
+        let best = route(1, |_, attributes| attributes.local_pref = Some(500));
+        assert_eq!(decide(&[best, own], 8), [Standing::Lost(Step::Local), Standing::Best]);
+        let stale = route(1, |route, _| route.stale = true);
+        let both = [stale.clone(), route(2, as_is)];
+        assert_eq!(decide(&both, 8), [Standing::Lost(Step::Stale), Standing::Best]);
+        assert_eq!(decide(&[stale], 8), [Standing::Best]);
+        let unfit = route(1, |route, _| route.unfit = Some(Unfit::AsLoop));
+        assert_eq!(decide(&[unfit, route(2, as_is)], 8), [Standing::Unfit, Standing::Best]);
+    }
+}

@@ -144,7 +144,7 @@ impl Rib {
                 prefixes: Default::default(),
                 v4_count: 0,
                 stale_until: None,
-                warned: false,
+                warned: Vec::new(),
                 out: Out::default(),
             };
             self.peers.insert(address, table);
@@ -282,18 +282,17 @@ impl Rib {
         let address = facts.address;
         let family = Family::of(&prefix);
         let Some(peer) = self.peers.get_mut(&address) else { return Ok(()) };
-        if let Some(max_prefixes) = peer.policies.max_prefixes {
-            let count = peer.count(family);
-            if count >= max_prefixes as usize && !peer.prefixes.contains(&prefix) {
-                return Err(limit(family, max_prefixes));
-            }
-            // B22: a warning at three quarters.
-            if !peer.warned && (count + 1) * 4 >= max_prefixes as usize * 3 {
-                peer.warned = true;
-                self.warnings.push((address, family, count + 1));
-            }
+        if let Some(max_prefixes) = peer.policies.max_prefixes
+            && peer.count(family) >= max_prefixes as usize
+            && !peer.prefixes.contains(&prefix)
+        {
+            return Err(limit(family, max_prefixes));
         }
         peer.note(prefix);
+        if peer.is_near_limit(family) && !peer.warned.contains(&family) {
+            peer.warned.push(family);
+            self.warnings.push((address, family, peer.count(family)));
+        }
         let (path, unfit) = match self.peers.get(&address) {
             Some(peer) => {
                 import::import(&prefix, &received, facts, &peer.policies, &self.ground(peer))
@@ -414,7 +413,8 @@ impl Rib {
         self.peers.get(&address).is_some_and(|peer| peer.policies.client)
     }
 
-    /// Peers that came near their limit of prefixes since the last call: family and count.
+    /// Peers that came near their limit of prefixes since the last call: family and count. Once
+    /// for each session and family.
     pub fn take_warnings(&mut self) -> Vec<(IpAddr, Family, usize)> {
         std::mem::take(&mut self.warnings)
     }
@@ -454,7 +454,7 @@ impl Rib {
             awaits_end: params.families,
             end_due: restart::end_due(&negotiated, now),
         });
-        peer.warned = false;
+        peer.warned.clear();
         peer.out = Out { owes_end: params.families.iter().collect(), ..Out::default() };
         peer.out.dirty.extend(all);
         let kept = negotiated.kept_families();

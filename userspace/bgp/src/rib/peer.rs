@@ -26,7 +26,8 @@ pub struct Policies {
     pub next_hop_self: bool,
     /// The peer is a client of our route reflector (RFC 4456).
     pub client: bool,
-    /// Most prefixes it may send per family, before the policy (B22); `None` is no limit.
+    /// Most prefixes it may send per family, counted as received, before the policy (B22); a
+    /// warning is given at three quarters. `None` is no limit.
     pub max_prefixes: Option<u32>,
     /// Refuse routes whose AS_PATH does not begin with the peer's AS (B14).
     pub enforce_first_as: bool,
@@ -66,8 +67,8 @@ pub(super) struct PeerTable {
     pub(super) v4_count: usize,
     /// Stale routes go then.
     pub(super) stale_until: Option<Time>,
-    /// Whether the warning of its limit was given.
-    pub(super) warned: bool,
+    /// Families whose warning of the limit was given.
+    pub(super) warned: Vec<Family>,
     pub(super) out: Out,
 }
 
@@ -90,6 +91,12 @@ impl PeerTable {
             Family::Ipv4Unicast => self.v4_count,
             Family::Ipv6Unicast => self.prefixes.len() - self.v4_count,
         }
+    }
+
+    /// B22: three quarters of the limit, or more.
+    pub(super) fn is_near_limit(&self, family: Family) -> bool {
+        let limit = self.policies.max_prefixes;
+        limit.is_some_and(|limit| self.count(family) * 4 >= limit as usize * 3)
     }
 
     pub(super) fn note(&mut self, prefix: IpNet) {

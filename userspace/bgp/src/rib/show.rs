@@ -39,6 +39,8 @@ pub struct AnnouncedView {
 pub struct PeerView {
     /// IPv4 and IPv6 prefixes received, before the policy.
     pub received: [usize; 2],
+    /// Whether some family of it has three quarters of the prefixes that it may have.
+    pub near_limit: bool,
     /// Of those: eligible after the policy.
     pub accepted: usize,
     /// Of those: stale.
@@ -103,6 +105,7 @@ impl Rib {
         }
         PeerView {
             received: Family::ALL.map(|family| peer.count(family)),
+            near_limit: Family::ALL.into_iter().any(|family| peer.is_near_limit(family)),
             accepted,
             stale,
             announced: peer.out.sent.len(),

@@ -23,6 +23,7 @@ impl Daemon for Bird {
             true => ("protocol bfd bfd1 { }", "bfd on;"),
             false => ("", ""),
         };
+        let security = if scenario.ttl_security { "ttl security on;" } else { "" };
         let graceful = if scenario.graceful { "yes" } else { "aware" };
         let config = format!(
             "router id 10.0.0.2;
@@ -32,7 +33,7 @@ impl Daemon for Bird {
             protocol static static4 {{ ipv4; route 10.7.0.0/24 blackhole; }}
             protocol static static6 {{ ipv6; route fd07::/64 blackhole; }}
             protocol bgp peer {{
-                local {theirs} as {}; neighbor {ours} as {}; {password} {bfd}
+                local {theirs} as {}; neighbor {ours} as {}; {password} {bfd} {security}
                 hold time 9; connect retry time 1; connect delay time 1; error wait time 1, 2;
                 graceful restart {graceful};
                 ipv4 {{ import all; export where source = RTS_STATIC; next hop address 10.0.0.2; }};

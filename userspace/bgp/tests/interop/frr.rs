@@ -34,6 +34,10 @@ impl Daemon for Frr {
         } else {
             ""
         };
+        let security = match scenario.ttl_security {
+            true => format!("neighbor {ours} ttl-security hops 1\n"),
+            false => String::new(),
+        };
         // RFC 8212: without a policy FRR takes nothing from external peers. Policies stand first:
         // those that change after the session is up count only seconds later.
         let config = format!(
@@ -50,7 +54,7 @@ router bgp {}
  neighbor {ours} timers 3 9
  neighbor {ours} timers connect 1
  neighbor {ours} advertisement-interval 0
- {password} address-family ipv4 unicast
+ {security} {password} address-family ipv4 unicast
   network 10.7.0.0/24
   neighbor {ours} activate
   neighbor {ours} route-map all in

@@ -24,6 +24,10 @@ impl Daemon for GoBgp {
         } else {
             ("", "")
         };
+        let security = match scenario.ttl_security {
+            true => "[neighbors.ttl-security.config]\nenabled = true\nttl-min = 255\n",
+            false => "",
+        };
         let config = format!(
             "[global.config]
 as = {}
@@ -40,7 +44,7 @@ connect-retry = 5
 hold-time = 9
 keepalive-interval = 3
 idle-hold-time-after-reset = 1
-{graceful}
+{security}{graceful}
 [[neighbors.afi-safis]]
 [neighbors.afi-safis.config]
 afi-safi-name = \"ipv4-unicast\"

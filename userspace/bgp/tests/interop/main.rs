@@ -92,6 +92,33 @@ fn b11_bird_and_we_notice_a_cut_by_bfd() {
     scenario::cut(&daemon);
 }
 
+fn secured<D: Daemon>(daemon: D) {
+    if let Some(reason) = space::cannot_run(daemon.program()) {
+        println!("SKIP: {reason}");
+        return;
+    }
+    for (name, transport) in
+        [("TTL security over IPv4", Transport::V4), ("TTL security over IPv6", Transport::V6)]
+    {
+        talk(&daemon, &Scenario { name, transport, ttl_security: true, ..Scenario::default() });
+    }
+}
+
+#[test]
+fn b7_bird_talks_with_ttl_security() {
+    secured(bird::Bird);
+}
+
+#[test]
+fn b7_frr_talks_with_ttl_security() {
+    secured(frr::Frr);
+}
+
+#[test]
+fn b7_gobgp_talks_with_ttl_security() {
+    secured(gobgp::GoBgp);
+}
+
 #[test]
 fn b18_bird_and_we_restart_gracefully() {
     graceful(bird::Bird);

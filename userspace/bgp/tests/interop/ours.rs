@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sluice_bgp::driver::{Output, Password, PeerConfig, PeerReport, Speaker, SpeakerConfig};
+use sluice_bgp::driver::{Output, Password, PeerConfig, PeerReport, Speaker, SpeakerConfig, Ttl};
 use sluice_bgp::fsm::Settings;
 use sluice_bgp::policy::{Change, Condition, Policy, Rule, Tag, Verdict};
 use sluice_bgp::rib::{Chosen, Identity, LocalRoute, Policies};
@@ -132,13 +132,16 @@ async fn run(
     settings.hostname = "sluice".to_owned();
     settings.restarted = restarted;
     settings.graceful_restart_s = scenario.graceful.then_some(60);
-    let peer = PeerConfig {
+    let mut peer = PeerConfig {
         policies: policies(&scenario),
         password: scenario.password.and_then(Password::new),
         bfd: scenario.bfd.then(sluice_bgp::bfd::Settings::default),
         local_address: Some(ours),
         ..PeerConfig::new(theirs, settings)
     };
+    if scenario.ttl_security {
+        peer.ttl = Ttl::Security(1);
+    }
     speaker.set_peers(vec![peer]).await.expect("the peer");
     speaker.set_locals(ROUTES.iter().map(|prefix| local(prefix)).collect(), true).await;
     let mut accepted = speaker.take_accepted().expect("once");

@@ -27,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) password: Option<&'static str>,
     pub(crate) graceful: bool,
     pub(crate) bfd: bool,
+    /// B7: both sides take only what comes from the link.
+    pub(crate) ttl_security: bool,
 }
 
 impl Default for Scenario {
@@ -39,6 +41,7 @@ impl Default for Scenario {
             password: None,
             graceful: false,
             bfd: false,
+            ttl_security: false,
         }
     }
 }

@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod attributes;
+mod keys;
 mod notifications;
+mod others;
 mod peer;
 mod restart;
 mod rig;
 mod robust;
 mod routes;
+#[path = "../rows/mod.rs"]
+mod rows;
 mod scale;
+mod ttl;

@@ -12,7 +12,7 @@ use crate::rig::{ASN, EXTERNAL, ID, Rig, peer, peer_address, says};
 const HOP: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
 
 /// An OPEN: version, AS, hold time, identifier, optional parameters.
-fn open(version: u8, asn: u16, hold: u16, id: Ipv4Addr, parameters: &[u8]) -> Vec<u8> {
+pub(crate) fn open(version: u8, asn: u16, hold: u16, id: Ipv4Addr, parameters: &[u8]) -> Vec<u8> {
     let mut body = vec![version];
     body.extend(asn.to_be_bytes());
     body.extend(hold.to_be_bytes());

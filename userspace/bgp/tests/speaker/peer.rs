@@ -24,8 +24,19 @@ pub(crate) struct RawPeer {
 impl RawPeer {
     /// Connects from an address.
     pub(crate) async fn connect(from: IpAddr, to: SocketAddr) -> Self {
+        Self::connect_with(from, to, |_| {}).await
+    }
+
+    /// The same, with a socket that is made ready.
+    pub(crate) async fn connect_with(
+        from: IpAddr,
+        to: SocketAddr,
+        ready: impl Fn(socket2::SockRef<'_>),
+    ) -> Self {
         for _ in 0..50 {
-            let socket = TcpSocket::new_v4().unwrap();
+            let v4 = from.is_ipv4();
+            let socket = if v4 { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+            ready(socket2::SockRef::from(&socket));
             socket.bind(SocketAddr::new(from, 0)).unwrap();
             if let Ok(stream) = socket.connect(to).await {
                 let params = Params::default();

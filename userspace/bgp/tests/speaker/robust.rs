@@ -5,8 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use sluice_bgp::fsm::{Settings, State};
-use sluice_bgp::{AsPath, Attributes, Family, Message, NextHop, Origin, Received, Update};
+use sluice_bgp::driver::Happening;
+use sluice_bgp::fsm::{Reason, Settings, State};
+use sluice_bgp::policy::Tag;
+use sluice_bgp::rib::LocalRoute;
+use sluice_bgp::{
+    AsPath, Attributes, Family, LargeCommunity, Message, NextHop, Origin, Received, Update,
+};
 use tokio::io::AsyncReadExt;
 
 use crate::peer::{PATIENCE, RawPeer, mandatory, update};
@@ -177,4 +182,36 @@ async fn a_peer_that_does_not_read_harms_no_other() {
             heard += update.update.nlri.len();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b3_a_peer_that_reads_nothing_for_the_send_hold_time_is_given_up_and_the_operator_told() {
+    let mut config = peer(1, EXTERNAL);
+    config.settings.timing.send_hold = Duration::from_secs(1);
+    // No hold timer, which the peer's silence would run down, too.
+    config.settings.hold_s = 0;
+    let mut rig = Rig::start(vec![config]).await;
+    let mut slow = RawPeer::connect(peer_address(1), rig.address).await;
+    socket2::SockRef::from(&slow.stream).set_recv_buffer_size(4096).unwrap();
+    slow.establish(&says(1, EXTERNAL)).await;
+    assert_eq!(rig.happening().await, Happening::Up);
+    // More than any socket takes: an UPDATE of 800 octets for each prefix.
+    let route = |n: u32| {
+        let community = |k| LargeCommunity { global: n, local1: k, local2: 0 };
+        let large_communities = (0..60).map(community).collect();
+        LocalRoute {
+            prefix: ipnet::Ipv4Net::new(Ipv4Addr::from_bits(0x0a00_0000 + n * 16), 28)
+                .unwrap()
+                .into(),
+            tag: Tag(1),
+            attributes: Attributes { large_communities, ..Attributes::default() },
+        }
+    };
+    rig.set_locals((0..15_000).map(route).collect()).await;
+    let down = Happening::Down { reason: Reason::SendStuck, graceful: false };
+    assert_eq!(rig.happening().await, down);
+    let report = rig.speaker.lock().await.peers().await.remove(0);
+    let last_end = report.status.last_end.unwrap();
+    assert!(last_end.contains("8/0"), "{last_end}");
+    assert_eq!(report.status.counters.lost, 1);
 }

@@ -382,14 +382,51 @@ async fn b22_too_many_prefixes_end_the_session_with_the_limit_and_it_stays_down(
     assert_eq!((told.code, &told.data[..]), (Code::MAX_PREFIXES, &[0, 1, 1, 0, 0, 0, 4][..]));
     rig.until_installed(&[]).await;
     assert_eq!(rig.happening().await, Happening::Up);
-    let mut what = vec![rig.happening().await, rig.happening().await];
-    what.sort_by_key(|what| !matches!(what, Happening::NearLimit(_)));
-    assert!(matches!(what[0], Happening::NearLimit(3)), "{what:?}");
+    let mut what = [rig.happening().await, rig.happening().await];
+    what.sort_by_key(|what| !matches!(what, Happening::NearLimit { .. }));
+    let near = Happening::NearLimit { family: Family::Ipv4Unicast, count: 3 };
+    assert_eq!(what[0], near, "at three quarters, once");
     assert!(matches!(what[1], Happening::Down { reason: Reason::Sent(_), graceful: false }));
     let mut again = RawPeer::connect(peer_address(1), rig.address).await;
     assert_eq!(again.try_receive().await, None, "down until an operator acts");
     rig.speaker.lock().await.start_peer(peer_address(1)).await;
     connect(&rig, 1, EXTERNAL).await;
+}
+
+#[tokio::test]
+async fn b22_each_family_is_counted_by_itself_before_the_policy_and_a_prefix_once() {
+    let mut limited = peer(1, EXTERNAL);
+    limited.policies.max_prefixes = Some(4);
+    limited.policies.import = Policy::default();
+    let mut rig = Rig::start(vec![limited]).await;
+    let mut raw = connect(&rig, 1, EXTERNAL).await;
+    let v6 = |n: u32| {
+        let attributes = Attributes {
+            origin: Some(Origin::Igp),
+            as_path: Some(AsPath::sequence(&[EXTERNAL])),
+            ..Attributes::default()
+        };
+        let prefix = net(&format!("fd00:{n}::/64"));
+        let hop = NextHop::from("fd00::1".parse::<IpAddr>().unwrap());
+        let params = sluice_bgp::Params { four_octet_as: true, ..sluice_bgp::Params::default() };
+        Update::announce(Family::Ipv6Unicast, &attributes, hop, &[prefix], &params).unwrap()
+    };
+    assert_eq!(rig.happening().await, Happening::Up);
+    // Twice the same is one prefix: two are not yet near.
+    for n in [0, 1, 1, 2] {
+        send(&mut raw, announce(&format!("10.{n}.0.0/24"), &[EXTERNAL], [10, 0, 0, 1])).await;
+    }
+    let near = |family| Happening::NearLimit { family, count: 3 };
+    assert_eq!(rig.happening().await, near(Family::Ipv4Unicast));
+    for n in 0..3 {
+        for update in v6(n) {
+            send(&mut raw, update).await;
+        }
+    }
+    assert_eq!(rig.happening().await, near(Family::Ipv6Unicast));
+    let report = rig.speaker.lock().await.peers().await.remove(0);
+    assert_eq!((report.routes.received, report.routes.accepted), ([3, 3], 0));
+    assert!(report.routes.near_limit);
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod attributes;
 mod messages;
 mod oracle;
 mod packing;
+#[path = "../rows/mod.rs"]
+mod rows;
 
 use bytes::{BufMut, BytesMut};
 use sluice_bgp::{Families, Notification, Params, Received, decode, next_frame};

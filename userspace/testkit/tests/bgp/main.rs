@@ -5,9 +5,11 @@
 
 mod contract;
 mod flood;
+mod hostile;
 mod ibgp;
 mod load;
 mod restart;
+mod secured;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
