@@ -64,19 +64,23 @@ impl Overrides {
 }
 
 /// The pod ranges and the addresses of Services to announce. `state` is what has been written;
-/// without it there are no addresses.
+/// without it there are no addresses. An address of one of the `nodes` is never announced, whatever
+/// Service has it (load balancers that run on nodes): the way there is the network's affair, and by way of
+/// another node it could be a loop.
 #[must_use]
 pub fn routes(
     settings: &Settings,
     pod_cidrs: &[IpNet],
     state: Option<&State>,
     overrides: &AllOverrides,
+    nodes: &BTreeSet<IpAddr>,
 ) -> Vec<LocalRoute> {
     let route = |prefix, tag| LocalRoute { prefix, tag, attributes: Attributes::default() };
     let mut routes: Vec<LocalRoute> =
         pod_cidrs.iter().map(|prefix| route(*prefix, POD_CIDR)).collect();
     let mut prefixes = BTreeSet::new();
-    for (address, local_only) in state.into_iter().flat_map(|s| addresses(settings, s, overrides)) {
+    let all = state.into_iter().flat_map(|state| addresses(settings, state, overrides));
+    for (address, local_only) in all.filter(|(address, _)| !nodes.contains(address)) {
         // What is served by this node alone has to be told apart from its aggregate.
         let aggregate = settings.aggregates.iter().find(|net| net.contains(&address));
         match aggregate.filter(|_| !local_only) {
@@ -173,7 +177,7 @@ mod tests {
     }
 
     fn vips(settings: &Settings, state: &State, overrides: &AllOverrides) -> Vec<String> {
-        let all = routes(settings, &[], Some(state), overrides);
+        let all = routes(settings, &[], Some(state), overrides, &BTreeSet::new());
         all.iter().map(|route| route.prefix.to_string()).collect()
     }
 
@@ -187,7 +191,7 @@ mod tests {
     #[test]
     fn contract_pod_ranges_always_and_nothing_of_services_before_they_are_written() {
         let cidr: IpNet = "10.244.1.0/24".parse().unwrap();
-        let all = routes(&all_kinds(), &[cidr], None, &AllOverrides::new());
+        let all = routes(&all_kinds(), &[cidr], None, &AllOverrides::new(), &BTreeSet::new());
         assert_eq!(all.iter().map(|r| (r.prefix, r.tag)).collect::<Vec<_>>(), [(cidr, POD_CIDR)]);
     }
 
@@ -235,6 +239,15 @@ mod tests {
         assert_eq!(vips(&settings, &cluster, &none), ["10.96.0.0/12", ALL[1], ALL[2]]);
         let local = state("Local", &[("10.244.1.5", "n1")]);
         assert_eq!(vips(&settings, &local, &none), ALL, "only here: told by itself");
+    }
+
+    #[test]
+    fn contract_addresses_of_nodes_are_not_announced() {
+        let nodes = BTreeSet::from(["192.0.2.1".parse().unwrap(), "10.0.0.9".parse().unwrap()]);
+        let state = state("Cluster", &[]);
+        let all = routes(&all_kinds(), &[], Some(&state), &AllOverrides::new(), &nodes);
+        let all: Vec<String> = all.iter().map(|route| route.prefix.to_string()).collect();
+        assert_eq!(all, [ALL[0], ALL[2]]);
     }
 
     #[test]

@@ -354,7 +354,8 @@ impl Router {
             (snapshot.is_ready(), Arc::clone(&snapshot.state), Arc::clone(&snapshot.advertise))
         };
         let state = ready.then_some(state.as_ref());
-        let routes = announce::routes(&self.settings, &own.pod_cidrs, state, &overrides);
+        let nodes = self.known.values().flat_map(|node| node.addresses.iter().copied()).collect();
+        let routes = announce::routes(&self.settings, &own.pod_cidrs, state, &overrides, &nodes);
         on.speaker.set_locals(routes, ready).await;
     }
 
