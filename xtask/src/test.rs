@@ -33,6 +33,8 @@ const NOT_IN_MACHINES: &[(&str, &str)] = &[
     ("flags::", "an emulated processor takes half a minute for each start of an agent"),
     ("detectors::", "as flags"),
     ("restart::", "as flags"),
+    ("itself::r19", "as flags"),
+    ("itself::r21", "as flags"),
     ("r23_bindings_outlive_the_agent", "as flags"),
     ("sctp::r37_associations_survive_that_all_agents_are_killed", "as flags"),
 ];

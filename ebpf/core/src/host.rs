@@ -120,8 +120,12 @@ impl Packet for HostPacket {
 pub struct HostFlows<F: Family>(pub HashMap<FlowKey<F::Addr>, Flow<F::Addr>>);
 
 impl<F: Family> FlowTable<F> for HostFlows<F> {
-    fn get(&mut self, key: &FlowKey<F::Addr>) -> Option<&mut Flow<F::Addr>> {
-        self.0.get_mut(key)
+    type Entry = FlowKey<F::Addr>;
+    fn find(&mut self, key: &FlowKey<F::Addr>) -> Option<Self::Entry> {
+        self.0.contains_key(key).then_some(*key)
+    }
+    fn at(&mut self, entry: Self::Entry) -> Option<&mut Flow<F::Addr>> {
+        self.0.get_mut(&entry)
     }
     fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Inserted {
         if self.0.contains_key(key) {

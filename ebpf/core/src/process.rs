@@ -153,8 +153,9 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
     let mut off_path = None;
     loop {
         let (flows, node) = tables.split();
+        let entry = flows.find(&key);
         let mut step = Step::Open;
-        if let Some(live) = flows.get(&key) {
+        if let Some(live) = entry.and_then(|entry| flows.at(entry)) {
             step = match off_path {
                 None => judge::<F, T>(node, live, head.protocol, segment.flags, now),
                 Some(()) => Step::Use,
@@ -169,13 +170,15 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         let first = head.protocol == wire::UDP || is_syn(segment.flags);
         let itself = hook == Hook::ToNetwork && packet.ifindex() == LOOPBACK;
         let arrival = Arrival { hook, now, protocol: head.protocol, first, itself };
-        let end = match (off_path, step) {
+        let end = match (off_path, step, entry) {
             // Evicted as soon as it was entered; the client sends again.
-            (Some(()), _) => Some(Reason::FlowTable),
-            (None, Step::Refresh) => refresh::<F, P, T>(packet, tables, &key, &arrival),
+            (Some(()), ..) => Some(Reason::FlowTable),
+            (None, Step::Refresh, Some(entry)) => {
+                refresh::<F, P, T>(packet, tables, entry, &key, &arrival)
+            }
             // Answers only.
-            (None, _) if hook == Hook::ToPods => Some(Reason::NotService),
-            (None, _) => open::<F, P, T>(packet, tables, &key, &arrival),
+            (None, ..) if hook == Hook::ToPods => Some(Reason::NotService),
+            (None, ..) => open::<F, P, T>(packet, tables, &key, &arrival),
         };
         if let Some(reason) = end {
             return turn_away::<F, P, T>(packet, tables.split().1, &head, reason);
@@ -296,12 +299,13 @@ fn judge<F: Family, T: Tables<F>>(
 fn refresh<F: Family, P: Packet, T: Tables<F>>(
     packet: &P,
     tables: &mut T,
+    entry: <T::Flows as FlowTable<F>>::Entry,
     key: &FlowKey<F::Addr>,
     arrival: &Arrival,
 ) -> Option<Reason> {
     let (flows, node) = tables.split();
     // Evicted since `judge` saw it: the client sends again.
-    let Some(live) = flows.get(key) else { return Some(Reason::FlowTable) };
+    let Some(live) = flows.at(entry) else { return Some(Reason::FlowTable) };
     if live.flags & flags::REPLY == 0 {
         if arrival.protocol == wire::UDP && !still_leads::<F, T>(node, key, live) {
             // Its frontend is gone, or another service's (R54): the next datagram opens anew.

@@ -21,8 +21,18 @@ pub enum Inserted {
 /// The flow table of one family. Changes through `get` are seen by other CPUs as they happen;
 /// they race, and lose at most one refresh.
 pub trait FlowTable<F: Family> {
+    /// What leads to a live entry without another look-up.
+    type Entry: Copy;
+    /// Looks for the live entry under a key.
+    fn find(&mut self, key: &FlowKey<F::Addr>) -> Option<Self::Entry>;
+    /// A live entry that was found before; `None` if it is known to be gone.
+    fn at(&mut self, entry: Self::Entry) -> Option<&mut Flow<F::Addr>>;
     /// The live entry under a key.
-    fn get(&mut self, key: &FlowKey<F::Addr>) -> Option<&mut Flow<F::Addr>>;
+    #[inline(always)]
+    fn get(&mut self, key: &FlowKey<F::Addr>) -> Option<&mut Flow<F::Addr>> {
+        let entry = self.find(key)?;
+        self.at(entry)
+    }
     /// Inserts unless the key is taken.
     fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Inserted;
     /// Inserts or replaces; false if the table took none.

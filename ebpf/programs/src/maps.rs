@@ -1,5 +1,7 @@
 //! The maps, and the logic's view of them.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
@@ -116,11 +118,18 @@ macro_rules! family {
         }
 
         impl FlowTable<$family> for Flows {
+            type Entry = NonNull<Flow<$addr>>;
+
             #[inline(always)]
-            fn get(&mut self, key: &FlowKey<$addr>) -> Option<&mut Flow<$addr>> {
+            fn find(&mut self, key: &FlowKey<$addr>) -> Option<Self::Entry> {
+                $flows.get_ptr_mut(key).and_then(NonNull::new)
+            }
+
+            #[inline(always)]
+            fn at(&mut self, mut entry: Self::Entry) -> Option<&mut Flow<$addr>> {
                 // SAFETY: the map owns the value as long as the program runs. Other CPUs may write
                 // to it: fields are integers, and a lost write is a lost refresh.
-                $flows.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+                Some(unsafe { entry.as_mut() })
             }
 
             #[inline(always)]
