@@ -150,41 +150,39 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         protocol: head.protocol.into(),
     };
     let now = tables.split().1.now();
-    let mut off_path = None;
-    loop {
-        let (flows, node) = tables.split();
-        let entry = flows.find(&key);
-        let mut step = Step::Open;
-        if let Some(live) = entry.and_then(|entry| flows.at(entry)) {
-            step = match off_path {
-                None => judge::<F, T>(node, live, head.protocol, segment.flags, now),
-                Some(()) => Step::Use,
-            };
-            if step == Step::Use {
-                if hook == Hook::ToNetwork {
-                    packet.hop().ifindex = node.config().map_or(0, |config| config.bridge_ifindex);
-                }
-                return translate::<F, P>(packet, &head, live, hook);
-            }
-        }
-        let first = head.protocol == wire::UDP || is_syn(segment.flags);
-        let itself = hook == Hook::ToNetwork && packet.ifindex() == LOOPBACK;
-        let arrival = Arrival { hook, now, protocol: head.protocol, first, itself };
-        let end = match (off_path, step, entry) {
-            // Evicted as soon as it was entered; the client sends again.
-            (Some(()), ..) => Some(Reason::FlowTable),
-            (None, Step::Refresh, Some(entry)) => {
+    let itself = hook == Hook::ToNetwork && packet.ifindex() == LOOPBACK;
+    let first = head.protocol == wire::UDP || is_syn(segment.flags);
+    let arrival = Arrival { hook, now, protocol: head.protocol, first, itself };
+    let (flows, node) = tables.split();
+    // No loop: old kernels take one only where its last instruction jumps.
+    let mut entry = flows.find(&key);
+    let step = match entry.and_then(|entry| flows.at(entry)) {
+        Some(live) => judge::<F, T>(node, live, head.protocol, segment.flags, now),
+        None => Step::Open,
+    };
+    if step != Step::Use {
+        let end = match (step, entry) {
+            (Step::Refresh, Some(entry)) => {
                 refresh::<F, P, T>(packet, tables, entry, &key, &arrival)
             }
             // Answers only.
-            (None, ..) if hook == Hook::ToPods => Some(Reason::NotService),
-            (None, ..) => open::<F, P, T>(packet, tables, &key, &arrival),
+            _ if hook == Hook::ToPods => Some(Reason::NotService),
+            _ => open::<F, P, T>(packet, tables, &key, &arrival),
         };
         if let Some(reason) = end {
             return turn_away::<F, P, T>(packet, tables.split().1, &head, reason);
         }
-        off_path = Some(());
+        entry = tables.split().0.find(&key);
     }
+    let (flows, node) = tables.split();
+    let Some(live) = entry.and_then(|entry| flows.at(entry)) else {
+        // Evicted as soon as it was entered; the client sends again.
+        return turn_away::<F, P, T>(packet, node, &head, Reason::FlowTable);
+    };
+    if hook == Hook::ToNetwork {
+        packet.hop().ifindex = node.config().map_or(0, |config| config.bridge_ifindex);
+    }
+    translate::<F, P>(packet, &head, live, hook)
 }
 
 /// What becomes of a packet that has no flow and gets none.

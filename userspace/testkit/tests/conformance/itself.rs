@@ -1,13 +1,11 @@
 //! Services at addresses that are the node's own, asked by the node itself: its packets go by loopback.
 
-use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_testkit::cluster::process::Spec;
-use sluice_testkit::traffic::{Failure, Report};
+use sluice_testkit::traffic::Failure;
 
 use crate::flags::{addresses, node_port, with};
 use crate::rig::{ALL, End, Rig, SOON, WAYS, Way, rig, until};
@@ -95,18 +93,10 @@ fn r33_a_socket_at_a_node_port_without_endpoints_is_served_later() {
         until(&format!("{target} to be refused"), SOON, || {
             rig.ask(NODE, target, way) == End::Not(Failure::Refused)
         });
-        let netns = node.netns().path().display();
-        let args = format!(
-            "traffic {target} --kind flow --netns {netns} --pause-ms 10 --seconds 5 --timeout-ms 400"
-        );
-        let log = rig.cluster.dir().join("later.log");
-        let spec = Spec::new(rig.cluster.program()).args(args.split(' ')).log(log).pipe_stdout();
-        let process = node.spawn(&spec).unwrap();
+        let asking = rig.own_flow(node, target, 5);
         sleep(Duration::from_secs(1));
         rig.endpoints("later", &ALL);
-        let mut report = String::new();
-        process.take_stdout().unwrap().read_to_string(&mut report).unwrap();
-        let report: Report = serde_json::from_str(&report).unwrap();
+        let report = asking.report();
         // One that was ended would be another.
         assert!(report.failures.keys().eq([&Failure::Refused]), "{report:?}");
         assert!(report.answered > 0, "{report:?}");

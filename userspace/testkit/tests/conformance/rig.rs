@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice_testkit::cluster::netns::Netns;
-use sluice_testkit::cluster::process::Spec;
-use sluice_testkit::cluster::{self, ApiServer, Cluster, Options};
+use sluice_testkit::cluster::process::{Process, Spec};
+use sluice_testkit::cluster::{self, ApiServer, Cluster, Node, Options};
 use sluice_testkit::kubernetes;
 use sluice_testkit::traffic::{self, Failure, Load, Plan, Report, Running};
 
@@ -228,22 +228,23 @@ impl Rig {
             return traffic::run(&self.netns(from), plan).unwrap();
         };
         let kind = if way.udp { "datagrams" } else { "connections" };
+        let args =
+            format!("{kind} --per-s 500 --count {times} --timeout-ms {}", timeout.as_millis());
+        self.spawn(node, at, &args).report()
+    }
+
+    /// A UDP socket of a node's own process, in the node's cgroup, that asks for so long.
+    pub(crate) fn own_flow(&self, node: &Node, target: SocketAddr, seconds: u32) -> Own {
+        let args = format!("flow --pause-ms 10 --seconds {seconds} --timeout-ms 400");
+        self.spawn(node, target, &args)
+    }
+
+    fn spawn(&self, node: &Node, target: SocketAddr, args: &str) -> Own {
         let netns = node.netns().path().display();
-        let args = format!(
-            "traffic {at} --kind {kind} --netns {netns} --per-s 500 --count {times} --timeout-ms {}",
-            timeout.as_millis()
-        );
-        // That attempts fail is in the report.
+        let args = format!("traffic {target} --netns {netns} --kind {args}");
         let log = self.cluster.dir().join("traffic.log");
         let spec = Spec::new(self.cluster.program()).args(args.split(' ')).log(&log).pipe_stdout();
-        let process = node.spawn(&spec).unwrap();
-        let mut report = String::new();
-        process.take_stdout().unwrap().read_to_string(&mut report).unwrap();
-        serde_json::from_str(&report).unwrap_or_else(|fault| {
-            let told = std::fs::read_to_string(&log).unwrap_or_default();
-            let end = process.wait(Duration::from_secs(1));
-            panic!("{fault} in {report:?} of {args}, which ended with {end:?} and told {told}")
-        })
+        Own { process: node.spawn(&spec).unwrap(), args, log }
     }
 
     /// Asks once.
@@ -297,6 +298,30 @@ impl Rig {
         for way in WAYS {
             self.settle(from, SocketAddr::new(way.pick(addresses), way.port()), way, backends);
         }
+    }
+}
+
+/// A process of a node that asks.
+pub(crate) struct Own {
+    process: Process,
+    args: String,
+    log: PathBuf,
+}
+
+impl Own {
+    /// What it has seen, at its end.
+    pub(crate) fn report(self) -> Report {
+        let mut report = String::new();
+        self.process.take_stdout().unwrap().read_to_string(&mut report).unwrap();
+        // That attempts fail is in the report.
+        serde_json::from_str(&report).unwrap_or_else(|fault| {
+            let told = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let end = self.process.wait(Duration::from_secs(1));
+            panic!(
+                "{fault} in {report:?} of {}, which ended with {end:?} and told {told}",
+                self.args
+            )
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! UDP clients that keep their port for ever: they follow the endpoints all the same.
 
-use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice_testkit::cluster::process::Spec;
 use sluice_testkit::cluster::topology::{OFFICE_V4, OFFICE_V6};
-use sluice_testkit::traffic::{Failure, Report, Running};
+use sluice_testkit::traffic::{Failure, Running};
 
 use crate::rig::{ALL, End, PORTS, Rig, SOON, WAYS, Way, patient, rig, until};
 
@@ -232,13 +231,7 @@ fn r31_a_connected_socket_of_the_node_is_ended_with_its_backend() {
         let port = u16::try_from(object["spec"]["ports"][1]["nodePort"].as_u64().unwrap()).unwrap();
         let target = SocketAddr::new(way.pick(&own), port);
         rig.settle("n1", target, way, &["web-1"]);
-        let netns = node.netns().path().display();
-        let args = format!(
-            "traffic {target} --kind flow --netns {netns} --pause-ms 10 --seconds {seconds} --timeout-ms 400"
-        );
-        let log = rig.cluster.dir().join("flow.log");
-        let spec = Spec::new(rig.cluster.program()).args(args.split(' ')).log(log).pipe_stdout();
-        let process = node.spawn(&spec).unwrap();
+        let asking = rig.own_flow(node, target, seconds);
         sleep(Duration::from_secs(1));
         if restart {
             node.stop_agent(Signal::SIGTERM).unwrap();
@@ -249,9 +242,7 @@ fn r31_a_connected_socket_of_the_node_is_ended_with_its_backend() {
             node.start_agent().unwrap();
             node.wait_agent_ready(Duration::from_secs(20)).unwrap();
         }
-        let mut report = String::new();
-        process.take_stdout().unwrap().read_to_string(&mut report).unwrap();
-        let report: Report = serde_json::from_str(&report).unwrap();
+        let report = asking.report();
         assert_eq!(report.failures.get(&Failure::Reset), Some(&1), "{way:?} {restart}: {report:?}");
         for backend in ["web-1", "web-3"] {
             assert!(report.backends.contains_key(backend), "{way:?} {restart}: {report:?}");
