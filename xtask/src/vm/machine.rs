@@ -42,7 +42,9 @@ impl Machine<'_> {
     /// Boots and runs `command` in the repository's root.
     pub(crate) fn start(&self, command: &[String]) -> Result<Running> {
         let out = self.repo.vm().join("out");
-        let folder = self.repo.vm().join("run").join(std::process::id().to_string());
+        // One process may run one of each kernel at once.
+        let name = format!("{}-{}", std::process::id(), self.options.kernel.name());
+        let folder = self.repo.vm().join("run").join(name);
         fs::create_dir_all(&out)?;
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
