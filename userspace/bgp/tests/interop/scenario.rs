@@ -188,8 +188,9 @@ pub(crate) fn restart<D: Daemon>(daemon: &D) {
         until("lost", PATIENCE, || !is_up(&ours));
         assert_eq!(ours.prefixes(), THEIRS, "{name}: kept while it restarts");
         // FRR tells us our own routes, too; those are kept with the rest, and not used.
-        let stale = ours.report().map_or(0, |report| report.routes.stale);
-        assert!(stale >= 2, "{name}: {stale}");
+        let stale = |ours: &Ours| ours.report().map_or(0, |report| report.routes.stale);
+        until("stale", PATIENCE, || stale(&ours) >= 2);
+        assert_eq!(ours.prefixes(), THEIRS, "{name}: kept while they are stale");
         running = daemon.start(&space, &scenario);
         until("established again", PATIENCE, || {
             assert_eq!(ours.prefixes(), THEIRS, "{name}: kept until it is back");

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -66,7 +68,7 @@ impl Flow {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((source.unwrap_or(any), 0)).await?;
+        let socket = bind_unused(source.unwrap_or(any)).await?;
         // Connected, so that ICMP errors are seen, and answers from elsewhere are not.
         socket.connect(target).await?;
         Ok(Self { socket, buffer: vec![0; 2048] })
@@ -94,6 +96,26 @@ impl Flow {
             }
         };
         timeout(limit, asked).await?
+    }
+}
+
+/// Ports that flows take in turn: below those the kernel gives away, and below node ports.
+const SOURCE_PORTS: std::ops::Range<u16> = 11_000..30_000;
+
+/// A socket with a port that no flow of this process had for thousands of flows. One that is drawn by
+/// the kernel may be that of an earlier flow, which tables on the way still know: a new socket would
+/// not be a new flow.
+async fn bind_unused(address: IpAddr) -> io::Result<UdpSocket> {
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id() * 64));
+    let count = u32::from(SOURCE_PORTS.end - SOURCE_PORTS.start);
+    let mut left = count;
+    loop {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed) % count;
+        let port = SOURCE_PORTS.start + u16::try_from(turn).unwrap_or_default();
+        match UdpSocket::bind((address, port)).await {
+            Err(fault) if fault.kind() == io::ErrorKind::AddrInUse && left > 1 => left -= 1,
+            result => return result,
+        }
     }
 }
 
@@ -182,6 +204,17 @@ mod tests {
                 listening.take();
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_flows_port_does_not_come_back_soon() {
+        let target = (Ipv4Addr::LOCALHOST, 9).into();
+        let mut ports = std::collections::BTreeSet::new();
+        for _ in 0..2000 {
+            let flow = Flow::open(target, None).await.unwrap();
+            assert!(ports.insert(flow.socket.local_addr().unwrap().port()));
+        }
+        assert!(ports.iter().all(|port| SOURCE_PORTS.contains(port)), "{ports:?}");
     }
 
     #[test]
