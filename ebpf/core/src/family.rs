@@ -74,10 +74,18 @@ pub trait Family: Copy + 'static {
     /// Turns a packet round: source and destination change places, and it has all its hops before
     /// it. The transport checksum stays right.
     fn turn<P: Packet>(packet: &mut P) -> Option<()>;
-    /// Makes of a packet the ICMP error "port unreachable" about it, from its destination to its
-    /// source (RFC 792, RFC 4443 section 3.1), with so many octets of its transport header. The
-    /// Ethernet addresses are not touched.
-    fn unreachable<P: Packet>(packet: &mut P, transport: usize, quoted: usize) -> Option<()>;
+    /// Whether routers may cut the packet into fragments where it is too long for the way on.
+    fn may_be_cut<P: Packet>(packet: &P) -> bool;
+    /// Makes of a packet the ICMP error about it (RFC 792, RFC 1191, RFC 4443 section 3), from the node
+    /// (without a configuration: from its destination) to its source, with so many octets of its transport
+    /// header. The Ethernet addresses are not touched.
+    fn complain<P: Packet>(
+        packet: &mut P,
+        trouble: Trouble,
+        config: Option<&Config>,
+        transport: usize,
+        quoted: usize,
+    ) -> Option<()>;
     /// kube-bridge's address, if known.
     fn gateway(config: &Config) -> Option<Self::Addr>;
     /// Whether an address is the node's own.
@@ -103,6 +111,17 @@ pub struct Head<F: Family> {
     pub ttl: u8,
     /// IPv4: type of service. IPv6: version, traffic class and flow label as on the wire.
     pub class_be: u32,
+}
+
+/// Why a packet does not reach its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nobody listens.
+    Closed,
+    /// It has used up its hops.
+    Expired,
+    /// The way on takes no more octets than [`NextHop::mtu`](crate::NextHop).
+    TooLong,
 }
 
 /// A flow of zeros around a family's zero address.
@@ -132,7 +151,7 @@ pub struct V4;
 pub struct V6;
 
 /// Writes the header of an ICMP error in front of the `quoted` bytes it is about; `sum` is what its
-/// checksum covers beside them.
+/// checksum covers beside them. The MTU stands at the same place for both families.
 #[inline(always)]
 fn icmp<P: Packet>(
     packet: &mut P,
@@ -141,6 +160,8 @@ fn icmp<P: Packet>(
     quoted: usize,
     mut sum: u64,
 ) -> Option<()> {
+    // Of a packet that is not too long there is none.
+    let mtu = packet.hop().mtu;
     let body = at + size_of::<Icmp>();
     for offset in (0..MOST).step_by(4) {
         if offset >= quoted {
@@ -148,6 +169,7 @@ fn icmp<P: Packet>(
         }
         sum += u64::from(packet.load::<u32>(body + offset)?);
     }
-    sum += u64::from(u16::from_ne_bytes([kind, code]));
-    packet.store(at, Icmp { kind, code, check_be: apply(u16::MAX, fold32(sum)), unused: 0 })
+    sum += u64::from(u16::from_ne_bytes([kind, code])) + u64::from(mtu.to_be());
+    let rest_be = u32::from(mtu).to_be();
+    packet.store(at, Icmp { kind, code, check_be: apply(u16::MAX, fold32(sum)), rest_be })
 }

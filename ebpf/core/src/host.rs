@@ -110,8 +110,10 @@ impl Packet for HostPacket {
     fn hop(&mut self) -> &mut NextHop {
         &mut self.hop
     }
-    fn route(&mut self, _src: &[u32; 4], _class_be: u32) -> bool {
-        self.routes.map(|found| self.hop = found).is_some()
+    fn route(&mut self, _src: &[u32; 4], _class_be: u32, _transport: usize) -> bool {
+        self.hop = self.routes.unwrap_or_default();
+        let fits = self.hop.mtu == 0 || self.bytes.len() - ETHERNET_LEN <= self.hop.mtu.into();
+        self.routes.is_some() && fits
     }
 }
 

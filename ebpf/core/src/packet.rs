@@ -16,6 +16,8 @@ pub struct NextHop {
     pub address: [u32; 4],
     /// Whether that address is IPv6 (RFC 8950 allows it for IPv4 packets, too).
     pub ipv6: bool,
+    /// Octets of a packet that the way takes, where it is known to take less than this one's; else 0.
+    pub mtu: u16,
 }
 
 /// A packet with an Ethernet header. Offsets count from that header.
@@ -58,8 +60,8 @@ pub trait Packet {
     /// The way out. Kept with the packet and not in a verdict: the stack of a program is small.
     fn hop(&mut self) -> &mut NextHop;
     /// Asks the kernel's routes for the way from `src` to the address in [`Packet::hop`], and puts
-    /// the neighbour there. `class_be` is IPv4's type of service, or traffic class and flow label.
-    /// False where the stack must decide: no route, or the packet (its segments,
-    /// if it is yet to be segmented) exceeds the MTU.
-    fn route(&mut self, src: &[u32; 4], class_be: u32) -> bool;
+    /// the neighbour there. `class_be` is IPv4's type of service, or traffic class and flow label;
+    /// `transport` is the offset of the transport header. False where there is no route, or the packet
+    /// (its segments, if it is yet to be segmented) exceeds the MTU, which is put there then.
+    fn route(&mut self, src: &[u32; 4], class_be: u32, transport: usize) -> bool;
 }

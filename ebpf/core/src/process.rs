@@ -4,7 +4,7 @@ use sluice_abi::{Flow, FlowKey, Reason, flags, tcp};
 
 use crate::UDP_TIMEOUT_S;
 use crate::error::{error, way};
-use crate::family::{Family, Head, V4, V6};
+use crate::family::{Family, Head, Trouble, V4, V6};
 use crate::fragment::{self, Known};
 use crate::open::{self, Arrival, lead, learn};
 use crate::packet::{LOOPBACK, Packet};
@@ -121,84 +121,91 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         // Its answer could come from nowhere else.
         return (Action::Pass, Reason::NotService);
     }
-    let Some(segment) = found else {
-        if matches!(head.protocol, wire::TCP | wire::UDP | wire::SCTP) {
-            return (Action::Pass, Reason::Malformed);
-        }
-        if head.protocol == F::CONTROL
-            && let Some(reason) = error::<F, P, T>(packet, tables, hook)
-        {
-            return (way(reason), reason);
-        }
-        let node = tables.split().1;
-        return match open::stray::<F, T>(node, head.dst) {
-            Some(reason) if hook != Hook::ToPods => {
-                turn_away::<F, P, T>(packet, node, &head, reason)
+    let (reason, trouble) = 'away: {
+        let Some(segment) = found else {
+            if matches!(head.protocol, wire::TCP | wire::UDP | wire::SCTP) {
+                return (Action::Pass, Reason::Malformed);
             }
-            _ => (Action::Pass, Reason::OtherProtocol),
-        };
-    };
-    // However it was found: what follows is the same for all.
-    head.protocol = packet.blur(head.protocol.into()) as u8;
-    head.transport = packet.blur(head.transport as u32) as usize & MOST_HEADERS;
-    let segment = Segment { flags: packet.blur(segment.flags.into()) as u8, ..segment };
-    let key = FlowKey {
-        src: head.src,
-        dst: head.dst,
-        sport_be: segment.sport_be,
-        dport_be: segment.dport_be,
-        protocol: head.protocol.into(),
-    };
-    let now = tables.split().1.now();
-    let itself = hook == Hook::ToNetwork && packet.ifindex() == LOOPBACK;
-    let first = head.protocol == wire::UDP || is_syn(segment.flags);
-    let arrival = Arrival { hook, now, protocol: head.protocol, first, itself };
-    let (flows, node) = tables.split();
-    // No loop: old kernels take one only where its last instruction jumps.
-    let mut entry = flows.find(&key);
-    let step = match entry.and_then(|entry| flows.at(entry)) {
-        Some(live) => judge::<F, T>(node, live, head.protocol, segment.flags, now),
-        None => Step::Open,
-    };
-    if step != Step::Use {
-        let end = match (step, entry) {
-            (Step::Refresh, Some(entry)) => {
-                refresh::<F, P, T>(packet, tables, entry, &key, &arrival)
+            if head.protocol == F::CONTROL
+                && let Some(reason) = error::<F, P, T>(packet, tables, hook)
+            {
+                return (way(reason), reason);
             }
-            // Answers only.
-            _ if hook == Hook::ToPods => Some(Reason::NotService),
-            _ => open::<F, P, T>(packet, tables, &key, &arrival),
+            let node = tables.split().1;
+            match open::stray::<F, T>(node, head.dst) {
+                Some(reason) if hook != Hook::ToPods => break 'away (reason, Trouble::Closed),
+                _ => return (Action::Pass, Reason::OtherProtocol),
+            }
         };
-        if let Some(reason) = end {
-            return turn_away::<F, P, T>(packet, tables.split().1, &head, reason);
+        // However it was found: what follows is the same for all.
+        head.protocol = packet.blur(head.protocol.into()) as u8;
+        head.transport = packet.blur(head.transport as u32) as usize & MOST_HEADERS;
+        let segment = Segment { flags: packet.blur(segment.flags.into()) as u8, ..segment };
+        let key = FlowKey {
+            src: head.src,
+            dst: head.dst,
+            sport_be: segment.sport_be,
+            dport_be: segment.dport_be,
+            protocol: head.protocol.into(),
+        };
+        let now = tables.split().1.now();
+        let itself = hook == Hook::ToNetwork && packet.ifindex() == LOOPBACK;
+        let first = head.protocol == wire::UDP || is_syn(segment.flags);
+        let arrival = Arrival { hook, now, protocol: head.protocol, first, itself };
+        let (flows, node) = tables.split();
+        // No loop: old kernels take one only where its last instruction jumps.
+        let mut entry = flows.find(&key);
+        let step = match entry.and_then(|entry| flows.at(entry)) {
+            Some(live) => judge::<F, T>(node, live, head.protocol, segment.flags, now),
+            None => Step::Open,
+        };
+        if step != Step::Use {
+            let end = match (step, entry) {
+                (Step::Refresh, Some(entry)) => {
+                    refresh::<F, P, T>(packet, tables, entry, &key, &arrival)
+                }
+                // Answers only.
+                _ if hook == Hook::ToPods => Some(Reason::NotService),
+                _ => open::<F, P, T>(packet, tables, &key, &arrival),
+            };
+            if let Some(reason) = end {
+                break 'away (reason, Trouble::Closed);
+            }
+            entry = tables.split().0.find(&key);
         }
-        entry = tables.split().0.find(&key);
-    }
-    let (flows, node) = tables.split();
-    let Some(live) = entry.and_then(|entry| flows.at(entry)) else {
-        // Evicted as soon as it was entered; the client sends again.
-        return turn_away::<F, P, T>(packet, node, &head, Reason::FlowTable);
+        let (flows, node) = tables.split();
+        let Some(live) = entry.and_then(|entry| flows.at(entry)) else {
+            // Evicted as soon as it was entered; the client sends again.
+            return (Action::Drop, Reason::FlowTable);
+        };
+        if hook == Hook::ToNetwork {
+            packet.hop().ifindex = node.config().map_or(0, |config| config.bridge_ifindex);
+        }
+        let (action, reason) = translate::<F, P>(packet, &head, live, hook);
+        if reason != Reason::Refused {
+            return (action, reason);
+        }
+        (reason, if head.ttl <= 1 { Trouble::Expired } else { Trouble::TooLong })
     };
-    if hook == Hook::ToNetwork {
-        packet.hop().ifindex = node.config().map_or(0, |config| config.bridge_ifindex);
-    }
-    translate::<F, P>(packet, &head, live, hook)
+    turn_away::<F, P, T>(packet, tables.split().1, &head, reason, trouble)
 }
 
-/// What becomes of a packet that has no flow and gets none.
+/// What becomes of a packet that is not sent on.
 #[inline(always)]
 fn turn_away<F: Family, P: Packet, T: Tables<F>>(
     packet: &mut P,
     node: &T::Node,
     head: &Head<F>,
     reason: Reason,
+    trouble: Trouble,
 ) -> (Action, Reason) {
     if reason == Reason::Refused {
+        let config = if trouble == Trouble::Closed { None } else { node.config() };
         // Only a single host is answered, and only about a first fragment (RFC 1122 section 3.2.2).
         if F::is_host(head.src)
             && head.transport != 0
             && node.may_refuse(node.now())
-            && refuse::<F, P>(packet, head.protocol, head.transport)
+            && refuse::<F, P>(packet, trouble, config, head.protocol, head.transport)
         {
             return (Action::Back, Reason::Refused);
         }

@@ -1,6 +1,9 @@
-//! Refusals: a packet becomes the answer that its sender would get from a closed port.
+//! Refusals: a packet becomes the answer that its sender would get from a closed port, or from a router
+//! that can't send it on.
 
-use crate::family::Family;
+use sluice_abi::Config;
+
+use crate::family::{Family, Trouble};
 use crate::packet::Packet;
 use crate::wire::{
     ACK, ECHO, ECHO6, ICMP, ICMPV6, RST, SCTP, SOURCE_MAC, SYN, TCP, TCP_CHECK, Tcp,
@@ -11,20 +14,27 @@ const TCP_FLAGS: usize = 12;
 /// Offset of sequence and acknowledgement number in a TCP header.
 const TCP_NUMBERS: usize = 4;
 
-/// Makes of a packet its refusal: a reset for TCP, else "port unreachable". False where none is due;
-/// the packet is then to be dropped.
+/// Makes of a packet what tells its sender of the trouble: a reset for TCP that nobody listens to, else
+/// an ICMP error (from the node, if `config` is given). False where none is due; the packet is then to be
+/// dropped.
 ///
 /// A function of its own: the stack of a program has 512 bytes.
 #[inline(never)]
-pub(crate) fn refuse<F: Family, P: Packet>(packet: &mut P, protocol: u8, transport: usize) -> bool {
-    let done = if protocol == TCP {
+pub(crate) fn refuse<F: Family, P: Packet>(
+    packet: &mut P,
+    trouble: Trouble,
+    config: Option<&Config>,
+    protocol: u8,
+    transport: usize,
+) -> bool {
+    let done = if protocol == TCP && trouble == Trouble::Closed {
         reset::<F, P>(packet, transport)
     } else if is_error(packet, protocol, transport) {
         None
     } else {
         // SCTP's whole common header: no packet is cut before a checksum that its device is yet to make.
         let quoted = if protocol == SCTP { 12 } else { 8 };
-        F::unreachable(packet, transport, quoted)
+        F::complain(packet, trouble, config, transport, quoted)
     };
     done.is_some() && turn_frame(packet).is_some()
 }

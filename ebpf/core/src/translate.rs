@@ -19,6 +19,8 @@ pub(crate) fn reverse<A: Copy>(protocol: u32, flow: &Flow<A>) -> FlowKey<A> {
     }
 }
 
+/// Rewrites and sends a packet on its way. [`Reason::Refused`]: it has none, since it is too long or has
+/// used up its hops, and its sender is to be told so.
 #[inline(always)]
 pub(crate) fn translate<F: Family, P: Packet>(
     packet: &mut P,
@@ -26,7 +28,11 @@ pub(crate) fn translate<F: Family, P: Packet>(
     flow: &Flow<F::Addr>,
     hook: Hook,
 ) -> (Action, Reason) {
-    let (action, hops) = match deliver::<F, P>(packet, head, flow, hook) {
+    let way = deliver::<F, P>(packet, head, flow, hook);
+    if is_lost::<F, P>(packet, head, flow, hook, way) {
+        return (Action::Drop, Reason::Refused);
+    }
+    let (action, hops) = match way {
         Ok(way) => way,
         Err(reason) => return (Action::Drop, reason),
     };
@@ -103,6 +109,40 @@ pub(crate) fn deliver<F: Family, P: Packet>(
     }
     let routed = flow.deliver == Deliver::Route as u8 && F::route(packet, head, flow);
     Ok(if routed { (Action::Neighbour, true) } else { (Action::Pass, false) })
+}
+
+/// Whether the sender of a packet that has no way, or that the stack would not take, is to be told why.
+#[inline(always)]
+fn is_lost<F: Family, P: Packet>(
+    packet: &mut P,
+    head: &Head<F>,
+    flow: &Flow<F::Addr>,
+    hook: Hook,
+    way: Result<(Action, bool), Reason>,
+) -> bool {
+    match (hook, way) {
+        (Hook::ToPods, _) => false,
+        (Hook::ToNetwork, Err(Reason::NoRoute)) => is_too_long::<F, P>(packet),
+        // Loopback takes longer packets than others do.
+        (Hook::ToNetwork, Ok((Action::Neighbour, false))) if packet.ifindex() == LOOPBACK => {
+            let bridge = packet.hop().ifindex;
+            let lost = !F::route(packet, head, flow) && is_too_long::<F, P>(packet);
+            packet.hop().ifindex = bridge;
+            F::to_pod(packet, flow);
+            lost
+        }
+        // From an address of the node itself, as where it is masqueraded and where a node port answers,
+        // the stack takes nothing that comes from elsewhere.
+        (_, Ok((Action::Pass, _))) if flow.deliver == Deliver::Route as u8 => {
+            flow.src != head.src && (head.ttl <= 1 || is_too_long::<F, P>(packet))
+        }
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn is_too_long<F: Family, P: Packet>(packet: &mut P) -> bool {
+    packet.hop().mtu != 0 && !F::may_be_cut(packet)
 }
 
 /// Addresses, then ports. Old values are read from the packet again and used at once: keeping them

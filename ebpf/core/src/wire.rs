@@ -210,7 +210,7 @@ header! {
         /// Checksum.
         check_be: u16,
         /// Unused.
-        unused: u32,
+        rest_be: u32,
     }
 }
 

@@ -6,8 +6,9 @@ use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
-    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup, bpf_redir_neigh,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
+    TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
+    bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
@@ -37,6 +38,10 @@ const ETH_P_IPV6_BE: u32 = 0x86dd_u16.to_be() as u32;
 const ETH_P_8021Q: u16 = 0x8100;
 /// `PACKET_HOST` (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
+/// What every way takes (RFC 8200 section 5).
+const LEAST_MTU: u16 = 1280;
+/// Offset of the octet with the length of a TCP header.
+const TCP_OFFSET: usize = 12;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Since 6.16: the checksum of an IPv6 packet as a whole does not change with its addresses.
@@ -271,9 +276,10 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn route(&mut self, src: &[u32; 4], class_be: u32) -> bool {
+    fn route(&mut self, src: &[u32; 4], class_be: u32, transport: usize) -> bool {
         self.hop.ifindex = self.ifindex();
-        route(self.skb, src, &mut self.hop, class_be)
+        let len = length(self.skb, transport);
+        route(self.skb, src, &mut self.hop, class_be, len)
     }
 }
 
@@ -297,13 +303,15 @@ fn neighbour(hop: &NextHop) -> i32 {
 }
 
 /// Asks the routes for the way to `hop.address`, and puts the neighbour and its interface there.
+/// `len` is the packet's, of 16 bits; `hop.mtu` is then what the way takes, if that is less than the packet needs, else 0.
 ///
 /// A function of its own: the stack of a program has 512 bytes.
 #[inline(never)]
-fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32) -> bool {
+fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32, len: u32) -> bool {
     // SAFETY: all bits zero are a valid value.
     let mut params: FibLookup = unsafe { core::mem::zeroed() };
-    // No length: the kernel then judges the packet by its segments (is_skb_forwardable).
+    // Kernels before 5.12 know nothing of it, and look only at the interface (is_skb_forwardable).
+    params.__bindgen_anon_1.tot_len = len as u16;
     params.family = if hop.ipv6 { AF_INET6 } else { AF_INET };
     params.ifindex = hop.ifindex;
     // IPv4's type of service is the first octet of this word; IPv6's has the version above it.
@@ -311,11 +319,18 @@ fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32) -> 
     params.__bindgen_anon_2.flowinfo = if hop.ipv6 { class & no_version } else { class.to_le() };
     params.__bindgen_anon_3.ipv6_src = *src;
     params.__bindgen_anon_4.ipv6_dst = hop.address;
-    let len = size_of::<FibLookup>() as i32;
-    // SAFETY: a helper that reads and writes `len` bytes of an initialised structure.
-    let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut params, len, 0) };
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: a helper that reads and writes `size` bytes of an initialised structure.
+    let result = unsafe { bpf_fib_lookup(skb.cast(), &raw mut params, size, 0) };
     // A neighbour that is not known yet: `bpf_redirect_neigh` asks for it and keeps the packet meanwhile.
     // The stack would not do: it takes no packet from outside that comes from the node's own address.
+    hop.mtu = 0;
+    if result == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+        // SAFETY: every field of the union is plain bytes.
+        let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
+        hop.mtu = if u32::from(mtu) < len { mtu } else { LEAST_MTU };
+        return false;
+    }
     if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS)
         && result != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH)
     {
@@ -326,4 +341,21 @@ fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32) -> 
     hop.ifindex = params.ifindex;
     hop.ipv6 = params.family == AF_INET6;
     true
+}
+
+/// Octets of a packet, or of each segment that it is yet to be cut into; at the most what 16 bits can say.
+#[inline(never)]
+fn length(skb: *mut __sk_buff, transport: usize) -> u32 {
+    // SAFETY: reads of the context that the kernel passed.
+    let (len, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
+    let mut len = len.wrapping_sub(ETHERNET_LEN as u32);
+    if segment != 0 {
+        // Each gets TCP's header, of so many words; UDP's has eight octets.
+        let mut words = 0_u8;
+        let at = (transport + TCP_OFFSET) as u32;
+        // SAFETY: a helper that writes one octet, or none.
+        unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut words).cast(), 1) };
+        len = segment + (transport - ETHERNET_LEN) as u32 + u32::from(words >> 4) * 4;
+    }
+    if len > u32::from(u16::MAX) { u16::MAX.into() } else { len }
 }

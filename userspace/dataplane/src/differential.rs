@@ -295,7 +295,7 @@ fn programs_stay_within_their_budget() {
     }
     let (mut ebpf, _maps) = load();
     for (name, budget) in
-        [("from_pod", 9_500), ("from_network", 9_500), ("to_pods", 4_500), ("to_network", 8_500)]
+        [("from_pod", 9_900), ("from_network", 9_900), ("to_pods", 4_500), ("to_network", 9_200)]
     {
         let program = classifier(&mut ebpf, name).unwrap();
         let info: ProgramInfo = program.info().unwrap();

@@ -2,7 +2,7 @@
 
 use sluice_abi::{Addr4, Backend, Config, Flow, Reason};
 
-use super::{Family, HOPS, Head, V4, icmp, no_flow};
+use super::{Family, HOPS, Head, Trouble, V4, icmp, no_flow};
 use crate::checksum::{apply, change, fold32};
 use crate::packet::Packet;
 use crate::wire::{ETHERNET_LEN, ICMP, IPV4_TAIL, Icmp, Ipv4, Ipv4Tail};
@@ -105,7 +105,7 @@ impl Family for V4 {
         }
         let hop = packet.hop();
         (hop.address, hop.ipv6) = ([flow.dst.0, 0, 0, 0], false);
-        packet.route(&[flow.src.0, 0, 0, 0], head.class_be)
+        packet.route(&[flow.src.0, 0, 0, 0], head.class_be, head.transport)
     }
 
     #[inline(always)]
@@ -160,8 +160,25 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn unreachable<P: Packet>(packet: &mut P, transport: usize, quoted: usize) -> Option<()> {
+    fn may_be_cut<P: Packet>(packet: &P) -> bool {
+        const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
+        packet.load::<u16>(ETHERNET_LEN + 6).is_none_or(|word| word & DONT_FRAGMENT == 0)
+    }
+
+    #[inline(always)]
+    fn complain<P: Packet>(
+        packet: &mut P,
+        trouble: Trouble,
+        config: Option<&Config>,
+        transport: usize,
+        quoted: usize,
+    ) -> Option<()> {
         const HEADER: usize = size_of::<Ipv4>();
+        let kind = match trouble {
+            Trouble::Closed => (3, 3),
+            Trouble::Expired => (11, 0),
+            Trouble::TooLong => (3, 4),
+        };
         let old: Ipv4Tail = packet.load(ETHERNET_LEN + IPV4_TAIL)?;
         let keep = transport + quoted;
         let quoted = keep - ETHERNET_LEN;
@@ -175,7 +192,7 @@ impl Family for V4 {
             ttl: HOPS,
             protocol: ICMP,
             check_be: 0,
-            src: old.dst,
+            src: config.and_then(Self::node).map_or(old.dst, |node| node.0),
             dst: old.src,
         };
         let halves = |word: u32| u64::from(word & 0xffff) + u64::from(word >> 16);
@@ -186,7 +203,7 @@ impl Family for V4 {
             + halves(ip.dst);
         ip.check_be = apply(u16::MAX, fold32(sum));
         packet.store(ETHERNET_LEN, ip)?;
-        icmp(packet, ETHERNET_LEN + HEADER, (3, 3), quoted, 0)
+        icmp(packet, ETHERNET_LEN + HEADER, kind, quoted, 0)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use sluice_abi::{Addr6, Backend, Config, Flow, Reason};
 
-use super::{Family, HOPS, Head, MOST, V6, icmp, no_flow};
+use super::{Family, HOPS, Head, MOST, Trouble, V6, icmp, no_flow};
 use crate::checksum::{change, fold32, mix};
 use crate::packet::Packet;
 use crate::wire::{ETHERNET_LEN, ICMPV6, IPV6_ADDRESSES, Icmp, Ipv6, Ipv6Fragment, MAX_EXTENSIONS};
@@ -147,7 +147,7 @@ impl Family for V6 {
         }
         let hop = packet.hop();
         (hop.address, hop.ipv6) = (flow.dst.0, true);
-        packet.route(&flow.src.0, head.class_be)
+        packet.route(&flow.src.0, head.class_be, head.transport)
     }
 
     #[inline(always)]
@@ -202,8 +202,24 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn unreachable<P: Packet>(packet: &mut P, transport: usize, quoted: usize) -> Option<()> {
+    fn may_be_cut<P: Packet>(_packet: &P) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn complain<P: Packet>(
+        packet: &mut P,
+        trouble: Trouble,
+        config: Option<&Config>,
+        transport: usize,
+        quoted: usize,
+    ) -> Option<()> {
         const HEADER: usize = size_of::<Ipv6>();
+        let kind = match trouble {
+            Trouble::Closed => (1, 4),
+            Trouble::Expired => (3, 0),
+            Trouble::TooLong => (2, 0),
+        };
         let keep = transport + quoted;
         let quoted = keep - ETHERNET_LEN;
         if quoted > MOST {
@@ -211,7 +227,10 @@ impl Family for V6 {
         }
         packet.make_room(keep, HEADER + size_of::<Icmp>())?;
         let old = ETHERNET_LEN + HEADER + size_of::<Icmp>() + IPV6_ADDRESSES;
-        let [src, dst]: [[u32; 4]; 2] = packet.load(old)?;
+        let [src, mut dst]: [[u32; 4]; 2] = packet.load(old)?;
+        if let Some(node) = config.and_then(Self::node) {
+            dst = node.0;
+        }
         packet.store(ETHERNET_LEN + IPV6_ADDRESSES, [dst, src])?;
         packet.store(ETHERNET_LEN, 0x6000_0000_u32.to_be())?;
         let len = (size_of::<Icmp>() + quoted) as u16;
@@ -221,7 +240,7 @@ impl Family for V6 {
             + u64::from(u32::from(ICMPV6).to_be())
             + sum(src)
             + sum(dst);
-        icmp(packet, ETHERNET_LEN + HEADER, (1, 4), quoted, pseudo)
+        icmp(packet, ETHERNET_LEN + HEADER, kind, quoted, pseudo)
     }
 
     #[inline(always)]

@@ -185,7 +185,7 @@ pub(crate) struct Run {
 pub(crate) fn run(host: &mut Host, hook: Hook, ifindex: u32, bytes: Vec<u8>) -> Run {
     let mut packet = HostPacket::new(bytes, ifindex);
     packet.own = hook == Hook::ToNetwork;
-    packet.routes = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false });
+    packet.routes = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false, mtu: 0 });
     let action = process(&mut packet, host, hook);
     Run { ifindex: packet.hop.ifindex, packet, action }
 }

@@ -21,8 +21,12 @@ fn a_local_pod_is_a_neighbour_on_the_bridge() {
         for flags in [Some(SYN), None] {
             let mut host = host(net);
             let bytes = packet((net.node, 4000), (net.vip, 80), flags);
-            let hop =
-                NextHop { ifindex: BRIDGE, address: words(net.backend), ipv6: net.vip.is_ipv6() };
+            let hop = NextHop {
+                ifindex: BRIDGE,
+                address: words(net.backend),
+                ipv6: net.vip.is_ipv6(),
+                mtu: 0,
+            };
             for _ in 0..2 {
                 let out = run(&mut host, Hook::ToNetwork, UPLINK, bytes.clone());
                 assert_eq!((out.action, out.packet.hop), (Action::Neighbour, hop));

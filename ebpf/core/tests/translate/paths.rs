@@ -54,7 +54,7 @@ fn a_remote_backend_is_routed() {
         // At the end of its hops it is left to the stack, which answers.
         let mut last = HostPacket::new(bytes, CLIENT_IF);
         last.bytes[ttl] = 1;
-        last.routes = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false });
+        last.routes = Some(NextHop { ifindex: 3, address: [9; 4], ipv6: false, mtu: 0 });
         assert_eq!(process(&mut last, &mut host, Hook::FromPod), Action::Pass);
         assert!(last.marked);
         // The reply arrives by the uplink, and goes straight into the pod.

@@ -1,11 +1,13 @@
 //! Refusals, octet by octet: what a client gets where nothing answers (R14, R15).
 
+use std::net::IpAddr;
+
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
-use sluice_abi::{MAX_REFUSALS, Reason};
-use sluice_core::host::Host;
+use sluice_abi::{Deliver, MAX_REFUSALS, Reason};
+use sluice_core::host::{Host, HostPacket};
 use sluice_core::wire::{ACK, FIN, RST, SYN};
-use sluice_core::{Action, Hook};
+use sluice_core::{Action, Hook, LOOPBACK, NextHop, process};
 
 use crate::build::{
     CLIENT_IF, NO_ENDPOINT, Net, count, frontend, host, known, nets, run, service_range,
@@ -51,22 +53,27 @@ fn icmp(net: Net, kind: u8) -> Vec<u8> {
 
 /// The error that answers a packet: "port unreachable", about its header and eight octets.
 fn unreachable(net: Net, refused: &[u8]) -> Vec<u8> {
-    let quoted = &refused[14..transport(refused) + 8];
-    if net.vip.is_ipv4() {
-        let mut content = [&[3, 3, 0, 0, 0, 0, 0, 0], quoted].concat();
-        let sum = checksum(&content);
-        content[2..4].copy_from_slice(&sum.to_be_bytes());
-        let mut bytes = turned(frame(net.vip, net.client, 1, &content));
-        // Precedence "internetwork control" (RFC 1812 section 4.3.2.5), no identification, may be
-        // fragmented.
-        bytes[15] = 0xc0;
-        bytes[18..22].fill(0);
-        fix_header(&mut bytes);
-        bytes
-    } else {
-        let content = [&[1, 4, 0, 0, 0, 0, 0, 0], quoted].concat();
-        turned(summed(net.vip, net.client, 58, content, 2))
+    let kind = if net.vip.is_ipv4() { (3, 3) } else { (1, 4) };
+    error((net.vip, net.client), kind, 0, refused)
+}
+
+/// An error of a type and code between two addresses, about a packet's header and eight octets.
+fn error((from, to): (IpAddr, IpAddr), kind: (u8, u8), mtu: u16, packet: &[u8]) -> Vec<u8> {
+    let [high, low] = mtu.to_be_bytes();
+    let header = [kind.0, kind.1, 0, 0, 0, 0, high, low];
+    let mut content = [&header, &packet[14..transport(packet) + 8]].concat();
+    if from.is_ipv6() {
+        return turned(summed(from, to, 58, content, 2));
     }
+    let sum = checksum(&content);
+    content[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut bytes = turned(frame(from, to, 1, &content));
+    // Precedence "internetwork control" (RFC 1812 section 4.3.2.5), no identification, may be
+    // fragmented.
+    bytes[15] = 0xc0;
+    bytes[18..22].fill(0);
+    fix_header(&mut bytes);
+    bytes
 }
 
 /// A packet three hops before its end, which shows whether its answer has all of them before it.
@@ -220,4 +227,98 @@ fn refusals_are_rationed() {
         assert_eq!(ask(&mut host), Action::Back);
         assert_eq!(count(&host, Reason::Refused), u64::from(MAX_REFUSALS) + 1);
     }
+}
+
+/// What is masqueraded would come to the node's stack from its own address, and be dropped there: the
+/// program itself says why it goes no further, as a router (RFC 1812 section 5.3.1, RFC 1191, RFC 8201).
+#[test]
+fn the_sender_of_what_is_masqueraded_learns_why_it_goes_no_further() {
+    for net in nets() {
+        let v4 = net.vip.is_ipv4();
+        let [expired, too_long] = if v4 { [(11, 0), (3, 4)] } else { [(3, 0), (2, 0)] };
+        let datagram = udp((net.office, 4000), (net.vip, 80), &[b'x'; 1_400]);
+        let segment = tcp((net.office, 4000), (net.vip, 80), SYN, (1, 0), &[], &[b'x'; 1_400]);
+        for bytes in [datagram, segment] {
+            let mut whole = bytes;
+            if v4 {
+                // It must not be fragmented.
+                whole[20] |= 0x40;
+                fix_header(&mut whole);
+            }
+            let mut last = whole.clone();
+            last[hops(&whole)] = 1;
+            fix_header(&mut last);
+            for (mtu, bytes, kind) in [(0, &last, expired), (1_300, &whole, too_long)] {
+                let mut host = remote(net);
+                let (action, answer) = routed(&mut host, Hook::FromNetwork, bytes, mtu);
+                let expected = error((net.node, net.office), kind, mtu, bytes);
+                assert_eq!((action, answer), (Action::Back, expected), "{kind:?}");
+                assert_eq!(count(&host, Reason::Refused), 1);
+            }
+            // What fits goes on, and what may be cut is the stack's.
+            let (action, _) = routed(&mut remote(net), Hook::FromNetwork, &whole, 1_500);
+            assert_eq!(action, Action::Neighbour);
+            if v4 {
+                whole[20] &= !0x40;
+                fix_header(&mut whole);
+                let (action, _) = routed(&mut remote(net), Hook::FromNetwork, &whole, 1_300);
+                assert_eq!(action, Action::Pass);
+            }
+        }
+        // What keeps its source is the stack's, too, which says so itself.
+        let bytes = udp((net.client, 4000), (net.vip, 80), &[b'x'; 1_400]);
+        let (action, _) = routed(&mut remote(net), Hook::FromPod, &bytes, 1_300);
+        assert_eq!(action, Action::Pass);
+    }
+}
+
+/// The node's own packets have been routed to the service's address, and some by loopback, which takes
+/// longer ones than the way to a backend does.
+#[test]
+fn the_node_itself_learns_that_its_packet_is_too_long() {
+    for net in nets() {
+        let kind = if net.vip.is_ipv4() { (3, 4) } else { (2, 0) };
+        for (ifindex, deliver, answered) in [
+            (3, Deliver::Route, true),
+            (LOOPBACK, Deliver::Route, true),
+            (LOOPBACK, Deliver::Peer, true),
+            (3, Deliver::Peer, false),
+        ] {
+            let mut host = host(net);
+            for backend in &mut host.node.backends {
+                backend.deliver = deliver as u8;
+            }
+            let mut bytes = udp((net.node, 4000), (net.vip, 80), &[b'x'; 1_400]);
+            if net.vip.is_ipv4() {
+                bytes[20] |= 0x40;
+                fix_header(&mut bytes);
+            }
+            let mut packet = HostPacket { own: true, ..HostPacket::new(bytes.clone(), ifindex) };
+            packet.routes = Some(NextHop { ifindex: 3, mtu: 1_300, ..NextHop::default() });
+            let action = process(&mut packet, &mut host, Hook::ToNetwork);
+            if answered {
+                let expected = error((net.node, net.node), kind, 1_300, &bytes);
+                assert_eq!((action, packet.bytes), (Action::Back, expected), "{deliver:?}");
+            } else {
+                assert_eq!((action, packet.hop.ifindex), (Action::Neighbour, 5), "{deliver:?}");
+            }
+        }
+    }
+}
+
+/// A node whose backend is on another.
+fn remote(net: Net) -> Host {
+    let mut host = host(net);
+    for backend in &mut host.node.backends {
+        backend.deliver = Deliver::Route as u8;
+    }
+    host
+}
+
+/// A packet whose way takes `mtu` octets (0: any).
+fn routed(host: &mut Host, hook: Hook, bytes: &[u8], mtu: u16) -> (Action, Vec<u8>) {
+    let mut packet = HostPacket::new(bytes.to_vec(), 3);
+    packet.routes = Some(NextHop { ifindex: 3, mtu, ..NextHop::default() });
+    let action = process(&mut packet, host, hook);
+    (action, packet.bytes)
 }
