@@ -33,8 +33,18 @@ fn restart(rig: &Rig, flags: &[&str]) {
 
 /// A NodePort Service with all backends, and its port at an address.
 pub(crate) fn node_port(rig: &Rig, name: &str) -> impl Fn(&[IpAddr], Way) -> SocketAddr + use<> {
-    rig.service(name, json!({ "type": "NodePort" }));
-    rig.endpoints(name, &ALL);
+    node_port_to(rig, name, "Cluster", &ALL)
+}
+
+/// One with a traffic policy and backends of its own.
+pub(crate) fn node_port_to(
+    rig: &Rig,
+    name: &str,
+    policy: &str,
+    backends: &[&str],
+) -> impl Fn(&[IpAddr], Way) -> SocketAddr + use<> {
+    rig.service(name, json!({ "type": "NodePort", "externalTrafficPolicy": policy }));
+    rig.endpoints(name, backends);
     let object = rig.cluster.store().get("services", "default", name).unwrap();
     move |addresses, way| {
         let port = object["spec"]["ports"][usize::from(way.udp)]["nodePort"].as_u64().unwrap();

@@ -8,18 +8,11 @@ use std::time::Duration;
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::raw::{self, checksum};
 use crate::rig::{Rig, WAYS, patient, rig};
 
 const CLIENT: &str = "client-n1";
-
-/// RFC 1071.
-pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let low = |word: &[u8]| word.get(1).map_or(0, |low| u32::from(*low));
-    let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | low(word));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
-}
+const ACK: u8 = 16;
 
 /// Asks for an echo; how that ended.
 fn echo(rig: &Rig, from: &str, target: IpAddr) -> Result<(), ErrorKind> {
@@ -102,15 +95,8 @@ fn inject(
     dst: (Ipv4Addr, u16),
     sequence: u32,
 ) -> bool {
-    let mut segment = Vec::new();
-    segment.extend([src.1.to_be_bytes(), dst.1.to_be_bytes()].concat());
-    segment.extend([sequence.to_be_bytes(), sequence.to_be_bytes()].concat());
-    // Header of five words, ACK, window, checksum, urgent pointer; data of two bytes.
-    segment.extend([0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0, b'x', b'\n']);
-    let mut pseudo = [src.0.octets(), dst.0.octets()].concat();
-    pseudo.extend([0, 6, 0, u8::try_from(segment.len()).unwrap()]);
-    pseudo.extend(&segment);
-    segment[16..18].copy_from_slice(&checksum(&pseudo));
+    let target = SocketAddr::from(dst);
+    let segment = raw::segment((src.0.into(), src.1), target, ACK, sequence, b"x\n");
     let answered = rig.netns(from).run(|| -> std::io::Result<bool> {
         let mut socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
         socket.set_read_timeout(Some(patient(Duration::from_millis(200))))?;
