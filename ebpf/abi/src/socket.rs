@@ -44,8 +44,8 @@ pub struct Connected<A> {
     pub given_port_be: u16,
     /// Port it asked for, network byte order.
     pub asked_port_be: u16,
-    /// Always zero.
-    pub pad: u32,
+    /// Id of the backend; 0 where an older program wrote the entry.
+    pub backend: u32,
 }
 
 impl<A> Connected<A> {

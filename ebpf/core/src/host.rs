@@ -26,6 +26,8 @@ pub struct HostPacket {
     pub marked: bool,
     /// Whether a socket of this node sent it.
     pub own: bool,
+    /// The cookie of the socket that sent it.
+    pub cookie: u64,
     /// What the routes answer.
     pub routes: Option<NextHop>,
     /// Where it leaves to.
@@ -39,7 +41,8 @@ impl HostPacket {
     #[must_use]
     pub fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
         let (routes, hop) = (None, NextHop::default());
-        Self { bytes, ifindex, marked: false, own: false, routes, hop, again: Vec::new() }
+        let again = Vec::new();
+        Self { bytes, ifindex, marked: false, own: false, cookie: 0, routes, hop, again }
     }
 
     fn fix(&mut self, check: usize, diff: u32, udp: bool) -> Option<()> {
@@ -62,6 +65,9 @@ impl Packet for HostPacket {
     }
     fn is_own(&self) -> bool {
         self.own
+    }
+    fn cookie(&self) -> u64 {
+        self.cookie
     }
     fn is_marked(&self) -> bool {
         self.marked
@@ -110,7 +116,7 @@ impl Packet for HostPacket {
     fn hop(&mut self) -> &mut NextHop {
         &mut self.hop
     }
-    fn route(&mut self, _src: &[u32; 4], _class_be: u32, _transport: usize) -> bool {
+    fn route(&mut self, _src: &[u32; 4], _class_be: u32, _transport: (u8, usize)) -> bool {
         self.hop = self.routes.unwrap_or_default();
         let fits = self.hop.mtu == 0 || self.bytes.len() - ETHERNET_LEN <= self.hop.mtu.into();
         self.routes.is_some() && fits

@@ -28,6 +28,8 @@ pub trait Packet {
     fn ifindex(&self) -> u32;
     /// Whether a socket of this network namespace sent it.
     fn is_own(&self) -> bool;
+    /// The cookie of the socket that sent it, in whatever namespace; 0 if none is known.
+    fn cookie(&self) -> u64;
     /// The value itself, of which the verifier then knows nothing. It follows every path to a place by
     /// what is known there of all values; where nothing is, one path does for all.
     fn blur(&self, value: u32) -> u32 {
@@ -61,7 +63,7 @@ pub trait Packet {
     fn hop(&mut self) -> &mut NextHop;
     /// Asks the kernel's routes for the way from `src` to the address in [`Packet::hop`], and puts
     /// the neighbour there. `class_be` is IPv4's type of service, or traffic class and flow label;
-    /// `transport` is the offset of the transport header. False where there is no route, or the packet
+    /// `transport` is the transport protocol and its header's offset. False where there is no route, or the packet
     /// (its segments, if it is yet to be segmented) exceeds the MTU, which is put there then.
-    fn route(&mut self, src: &[u32; 4], class_be: u32, transport: usize) -> bool;
+    fn route(&mut self, src: &[u32; 4], class_be: u32, transport: (u8, usize)) -> bool;
 }

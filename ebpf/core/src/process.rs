@@ -10,6 +10,7 @@ use crate::open::{self, Arrival, lead, learn};
 use crate::packet::{LOOPBACK, Packet};
 use crate::refuse::refuse;
 use crate::sctp;
+use crate::socket;
 use crate::tables::{FlowTable, NodeTables, Tables};
 use crate::translate::{reverse, translate};
 use crate::wire::{self, ETHERNET_LEN, Sctp, Tcp, Udp};
@@ -37,6 +38,8 @@ pub enum Action {
     Drop,
     /// Into the pod behind the host-side veth of [`Packet::hop`].
     Peer,
+    /// Out by the veth of [`Packet::hop`] as it is: it has the pod's MAC address already.
+    Veth,
     /// To the neighbour of [`Packet::hop`].
     Neighbour,
     /// Back out by the interface it came in by: it has become its own refusal.
@@ -137,6 +140,15 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
                 _ => return (Action::Pass, Reason::OtherProtocol),
             }
         };
+        if hook == Hook::ToPods
+            && head.protocol == wire::TCP
+            && let node = tables.split().1
+            && let Some(veth) =
+                socket::veth::<F, T::Node>(node, packet.cookie(), (head.dst, segment.dport_be))
+        {
+            packet.hop().ifindex = veth;
+            return (Action::Veth, Reason::ForwardPeer);
+        }
         // However it was found: what follows is the same for all.
         head.protocol = packet.blur(head.protocol.into()) as u8;
         head.transport = packet.blur(head.transport as u32) as usize & MOST_HEADERS;

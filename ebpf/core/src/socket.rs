@@ -5,7 +5,7 @@
 //! interfaces, which refuse or drop it.
 
 use sluice_abi::{
-    BackendState, Connected, FlowKey, Peer, Range, ServiceKey, SocketKey, service_flags,
+    BackendState, Connected, Deliver, FlowKey, Peer, Range, ServiceKey, SocketKey, service_flags,
 };
 
 use crate::family::Family;
@@ -96,7 +96,7 @@ pub fn to_service<F: Family, S: Socket<F>, N: NodeTables + Lookup<F>>(socket: &m
             asked: asked.addr,
             given_port_be: backend.port_be,
             asked_port_be: port_be,
-            pad: 0,
+            backend: id,
         });
         socket.set_peer(addr, backend.port_be);
         return;
@@ -132,6 +132,26 @@ pub fn from_backend<F: Family, S: Socket<F>, N: Lookup<F>>(socket: &mut S, node:
     if let Some(peer) = node.peer(&key) {
         socket.set_peer(peer.addr, peer.port_be as u16);
     }
+}
+
+/// The veth of the pod to which a TCP socket of the node with this cookie was connected in place of a
+/// service; its packets have no need of the bridge. `None` for all other packets, and where the pod is not here any more.
+#[inline(always)]
+pub(crate) fn veth<F: Family, N: NodeTables + Lookup<F>>(
+    node: &N,
+    cookie: u64,
+    peer: (F::Addr, u16),
+) -> Option<u32> {
+    let connected = node.connected(halves(cookie))?;
+    if connected.given != peer.0 || connected.given_port_be != peer.1 {
+        return None;
+    }
+    let backend = node.backend(connected.backend)?;
+    (backend.deliver == Deliver::Peer as u8
+        && backend.state != BackendState::Free as u8
+        && backend.port_be == connected.given_port_be
+        && F::backend_address(backend) == connected.given)
+        .then_some(backend.ifindex)
 }
 
 #[inline(always)]

@@ -11,9 +11,9 @@ use aya_ebpf::bindings::{
     bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-    bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
-    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_fib_lookup, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail,
+    bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use sluice_abi::{Held, MARK_TRANSLATED, MAX_HELD_BYTES};
@@ -40,6 +40,8 @@ const ETH_P_8021Q: u16 = 0x8100;
 const PACKET_HOST: u32 = 0;
 /// What every way takes (RFC 8200 section 5).
 const LEAST_MTU: u16 = 1280;
+/// Words of a UDP header.
+const UDP_WORDS: u8 = 2;
 /// Offset of the octet with the length of a TCP header.
 const TCP_OFFSET: usize = 12;
 const AF_INET: u8 = 2;
@@ -95,6 +97,10 @@ impl Skb {
                     bpf_skb_change_type(self.skb, PACKET_HOST);
                     bpf_redirect_peer(self.hop.ifindex, 0) as i32
                 }
+            }
+            Action::Veth => {
+                // SAFETY: a helper without pointers.
+                unsafe { bpf_redirect(self.hop.ifindex, 0) as i32 }
             }
             Action::Neighbour if self.hop.ifindex == LOOPBACK => {
                 // SAFETY: a helper without pointers.
@@ -169,6 +175,12 @@ impl Packet for Skb {
     fn is_own(&self) -> bool {
         // SAFETY: as above; the pointer is only compared.
         unsafe { !(*self.skb).__bindgen_anon_2.sk.is_null() }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: a helper on a valid context.
+        unsafe { bpf_get_socket_cookie(self.skb.cast()) }
     }
 
     #[inline(always)]
@@ -276,9 +288,9 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn route(&mut self, src: &[u32; 4], class_be: u32, transport: usize) -> bool {
+    fn route(&mut self, src: &[u32; 4], class_be: u32, transport: (u8, usize)) -> bool {
         self.hop.ifindex = self.ifindex();
-        let len = length(self.skb, transport);
+        let len = length(self.skb, transport.1, transport.0 == TCP);
         route(self.skb, src, &mut self.hop, class_be, len)
     }
 }
@@ -345,16 +357,18 @@ fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32, len
 
 /// Octets of a packet, or of each segment that it is yet to be cut into; at the most what 16 bits can say.
 #[inline(never)]
-fn length(skb: *mut __sk_buff, transport: usize) -> u32 {
+fn length(skb: *mut __sk_buff, transport: usize, tcp: bool) -> u32 {
     // SAFETY: reads of the context that the kernel passed.
     let (len, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
     let mut len = len.wrapping_sub(ETHERNET_LEN as u32);
     if segment != 0 {
-        // Each gets TCP's header, of so many words; UDP's has eight octets.
-        let mut words = 0_u8;
-        let at = (transport + TCP_OFFSET) as u32;
-        // SAFETY: a helper that writes one octet, or none.
-        unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut words).cast(), 1) };
+        // Each gets the headers: TCP's says how long it is, in words of its high nibble.
+        let mut words = UDP_WORDS << 4;
+        if tcp {
+            let at = (transport + TCP_OFFSET) as u32;
+            // SAFETY: a helper that writes one octet, or none.
+            unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut words).cast(), 1) };
+        }
         len = segment + (transport - ETHERNET_LEN) as u32 + u32::from(words >> 4) * 4;
     }
     if len > u32::from(u16::MAX) { u16::MAX.into() } else { len }

@@ -250,7 +250,7 @@ fn host_and_kernel_decide_alike() {
             let expected = match action {
                 Action::Pass => UNSPEC,
                 Action::Drop => SHOT,
-                Action::Peer | Action::Neighbour | Action::Back => REDIRECT,
+                Action::Peer | Action::Veth | Action::Neighbour | Action::Back => REDIRECT,
             };
             let (returned, out, marked) = run(&mut ebpf, hook, &bytes);
             assert_eq!(

@@ -105,7 +105,7 @@ impl Family for V4 {
         }
         let hop = packet.hop();
         (hop.address, hop.ipv6) = ([flow.dst.0, 0, 0, 0], false);
-        packet.route(&[flow.src.0, 0, 0, 0], head.class_be, head.transport)
+        packet.route(&[flow.src.0, 0, 0, 0], head.class_be, (head.protocol, head.transport))
     }
 
     #[inline(always)]

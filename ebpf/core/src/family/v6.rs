@@ -147,7 +147,7 @@ impl Family for V6 {
         }
         let hop = packet.hop();
         (hop.address, hop.ipv6) = (flow.dst.0, true);
-        packet.route(&flow.src.0, head.class_be, head.transport)
+        packet.route(&flow.src.0, head.class_be, (head.protocol, head.transport))
     }
 
     #[inline(always)]

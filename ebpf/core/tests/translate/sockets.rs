@@ -3,18 +3,20 @@
 use std::net::IpAddr;
 
 use sluice_abi::{
-    Addr4, Addr6, BackendState, Deliver, Range, RangeKey, Service, Table, service_flags,
+    Addr4, Addr6, Backend, BackendState, Deliver, Range, RangeKey, Reason, Service, Table,
+    service_flags,
 };
-use sluice_core::host::Host;
+use sluice_core::host::{Host, HostPacket};
 use sluice_core::socket::{Socket, from_backend, to_service};
-use sluice_core::{V4, V6};
+use sluice_core::{Action, Hook, V4, V6, process};
 
 use crate::build::{NO_ENDPOINT, Net, backend, frontend, host, nets, table, words};
-use crate::octets::End;
+use crate::octets::{End, packet};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
+const ACK: u8 = 16;
 
 /// A socket of the node, and the address of a system call.
 struct Call {
@@ -105,6 +107,60 @@ fn tcp_connects_to_a_backend() {
         host.node.draw = 0;
         assert_eq!(connect(&host, TCP, 1, vip), (net.backend, 9001));
         assert!(host.flows4.0.is_empty() && host.flows6.0.is_empty());
+    }
+}
+
+/// Packets of a socket that got a pod of this node in place of a service go straight out by its veth;
+/// all others of the node, and those whose pod is not there any more, are the bridge's.
+#[test]
+fn packets_of_a_connected_socket_go_straight_to_the_pod() {
+    const COOKIE: u64 = 7 << 32 | 1;
+    let sent = |host: &mut Host, net: Net, to: End, cookie: u64| {
+        let bytes = packet((net.node, 4000), to, Some(ACK));
+        let mut packet = HostPacket { own: true, cookie, ..HostPacket::new(bytes.clone(), 5) };
+        let action = process(&mut packet, host, Hook::ToPods);
+        assert_eq!(packet.bytes, bytes);
+        assert!(!packet.marked);
+        (action, packet.hop.ifindex)
+    };
+    for net in nets() {
+        let connected = |deliver: Deliver| {
+            let mut host = with_lists(net, 0, deliver);
+            host.node.draw = u32::MAX;
+            let got = connect(&host, TCP, COOKIE, (net.vip, 80));
+            // The id of 9002, whose veth is another than the first backend's.
+            let id =
+                host.node.backends.iter().position(|backend| backend.port_be == 9002_u16.to_be());
+            host.node.backends[id.unwrap()].ifindex = 77;
+            (host, got, id.unwrap())
+        };
+        let (mut host, got, id) = connected(Deliver::Peer);
+        assert_eq!(sent(&mut host, net, got, COOKIE), (Action::Veth, 77));
+        assert_eq!(host.node.counts.borrow().get(&Reason::ForwardPeer), Some(&1));
+        let bridged = (Action::Pass, 0);
+        for (to, cookie) in
+            [(got, 1), (got, 0), ((got.0, 80), COOKIE), ((net.client, got.1), COOKIE)]
+        {
+            assert_eq!(sent(&mut host, net, to, cookie), bridged, "{to:?} {cookie}");
+        }
+        // It drains.
+        host.node.backends[id].state = BackendState::Retired as u8;
+        assert_eq!(sent(&mut host, net, got, COOKIE), (Action::Veth, 77));
+        let changes: [fn(&mut Backend); 4] = [
+            |backend| backend.state = BackendState::Free as u8,
+            |backend| backend.deliver = Deliver::Stack as u8,
+            |backend| backend.addr[0] ^= 1,
+            |backend| backend.port_be = 1,
+        ];
+        for change in changes {
+            let (mut host, got, id) = connected(Deliver::Peer);
+            change(&mut host.node.backends[id]);
+            assert_eq!(sent(&mut host, net, got, COOKIE), bridged);
+        }
+        for deliver in [Deliver::Route, Deliver::Stack] {
+            let (mut host, got, _) = connected(deliver);
+            assert_eq!(sent(&mut host, net, got, COOKIE), bridged);
+        }
     }
 }
 

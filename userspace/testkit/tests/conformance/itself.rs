@@ -1,10 +1,12 @@
 //! Services at addresses that are the node's own, asked by the node itself: its packets go by loopback.
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use sluice_testkit::cluster;
 use sluice_testkit::traffic::Failure;
 
 use crate::flags::{addresses, node_port, with};
@@ -102,4 +104,45 @@ fn r33_a_socket_at_a_node_port_without_endpoints_is_served_later() {
         assert!(report.answered > 0, "{report:?}");
     }
     rig.remove("later");
+}
+
+/// Packets that the bridge of n1 has sent.
+fn bridged(rig: &Rig) -> u64 {
+    let shown = rig.netns(NODE).run(|| {
+        let args = ["-json", "-statistics", "link", "show", "dev", "kube-bridge"];
+        Command::new("ip").args(args).output().unwrap().stdout
+    });
+    let links: Value = serde_json::from_slice(&shown.unwrap()).unwrap();
+    links[0]["stats64"]["tx"]["packets"].as_u64().unwrap()
+}
+
+/// A connection that was given a pod of the node instead of a service goes past the bridge; one to
+/// the pod itself does not.
+#[test]
+fn connections_of_the_node_to_a_service_go_past_the_bridge() {
+    const CONNECTIONS: u64 = 100;
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    if !cluster::has_cgroups() {
+        println!("SKIP: cgroup v2 is not mounted");
+        return;
+    }
+    let ips = rig.service("past", json!({}));
+    rig.endpoints("past", &["web-1"]);
+    let pod = rig.cluster.pod("web-1").unwrap().addresses;
+    for way in WAYS.into_iter().filter(|way| !way.udp) {
+        let service = SocketAddr::new(way.pick(&ips), way.port());
+        rig.settle(NODE, service, way, &["web-1"]);
+        let sent = |target| {
+            let before = bridged(rig);
+            let report = rig.report(NODE, target, way, CONNECTIONS);
+            assert_eq!((report.answered, report.failed()), (CONNECTIONS, 0), "{report:?}");
+            bridged(rig) - before
+        };
+        let past = sent(service);
+        let direct = sent(SocketAddr::new(way.pick(&pod), 8080));
+        println!("{way:?}: the bridge sent {past} packets to the service, {direct} to the pod");
+        assert!(past < CONNECTIONS && direct > 3 * CONNECTIONS, "{way:?}: {past}, {direct}");
+    }
+    rig.remove("past");
 }
