@@ -28,11 +28,12 @@ pub(crate) fn translate<F: Family, P: Packet>(
     flow: &Flow<F::Addr>,
     hook: Hook,
 ) -> (Action, Reason) {
-    let way = deliver::<F, P>(packet, head, flow, hook);
-    if is_lost::<F, P>(packet, head, flow, hook, way) {
-        return (Action::Drop, Reason::Refused);
-    }
-    let (action, hops) = match way {
+    let (action, hops) = match deliver::<F, P>(packet, head, flow, hook) {
+        // Into a pod: nothing of what follows is asked there.
+        Ok(way @ (Action::Peer, _)) => way,
+        way if is_lost::<F, P>(packet, head, flow, hook, way) => {
+            return (Action::Drop, Reason::Refused);
+        }
         Ok(way) => way,
         Err(reason) => return (Action::Drop, reason),
     };
