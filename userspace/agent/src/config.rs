@@ -85,6 +85,7 @@ impl Config {
                 kubeconfig: args.kubeconfig.clone(),
                 master: args.master.clone().filter(|url| !url.is_empty()),
                 requests: Requests::default(),
+                warnings: crate::watch::Warnings::default(),
             },
             state_dir: args.state_dir.clone(),
             http_addr: args.http_addr,

@@ -1,7 +1,7 @@
 //! Builds the HTTP client for the API server: addresses, credentials, and TCP that notices a
 //! dead peer (K8).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -11,6 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::counted::{Count, Requests};
+use super::warned::{Warn, Warnings};
 use tower::{BoxError, ServiceBuilder};
 
 /// How long a connection may be idle before TCP asks whether the peer still lives.
@@ -22,6 +23,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Bytes that stay unacknowledged this long kill the connection (TCP_USER_TIMEOUT, RFC 5482).
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where a pod's credentials are mounted. What is missing there is an error, not a pod without credentials.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Limit for the three-way handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,6 +37,8 @@ pub struct ApiAccess {
     pub master: Option<String>,
     /// Counts the requests of all clients made here.
     pub requests: Requests,
+    /// What the server has warned of.
+    pub warnings: Warnings,
 }
 
 /// Why no client could be built.
@@ -48,7 +53,7 @@ pub enum ClientError {
         source: kube::config::KubeconfigError,
     },
     /// Not in a pod, and no kubeconfig given.
-    #[error("no --kubeconfig and not in a pod: {0}")]
+    #[error("no --kubeconfig, and the credentials of a pod cannot be used: {0}")]
     InCluster(#[from] kube::config::InClusterError),
     /// `--master` is not a URL.
     #[error("--master {url}: {reason}")]
@@ -84,7 +89,7 @@ impl ApiAccess {
         if let Some(master) = &self.master {
             config.cluster_url = parse_url(master)?;
         }
-        build(config, &self.requests).map_err(|error| ClientError::Client(Box::new(error)))
+        build(config, self).map_err(|error| ClientError::Client(Box::new(error)))
     }
 
     async fn read(&self) -> Result<Config, ClientError> {
@@ -99,11 +104,10 @@ impl ApiAccess {
                     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
                 Ok(direct(config.map_err(fault)?))
             }
-            (None, Some(master)) => match Config::incluster() {
-                Ok(config) => Ok(config),
-                // `--master` alone is a server that asks for no credentials, as in kube-router.
-                Err(_) => Ok(Config::new(parse_url(master)?)),
-            },
+            // The pod's environment may not know the server that `--master` does.
+            (None, Some(_)) if Path::new(SERVICE_ACCOUNT).is_dir() => Ok(Config::incluster_dns()?),
+            // `--master` alone is a server that asks for no credentials, as in kube-router.
+            (None, Some(master)) => Ok(Config::new(parse_url(master)?)),
             (None, None) => Ok(Config::incluster()?),
         }
     }
@@ -133,9 +137,9 @@ fn parse_url(text: &str) -> Result<axum::http::Uri, ClientError> {
     }
 }
 
-fn build(config: Config, requests: &Requests) -> kube::Result<Client> {
+fn build(config: Config, access: &ApiAccess) -> kube::Result<Client> {
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let count = Count { requests: requests.clone(), host };
+    let count = Count { requests: access.requests.clone(), host };
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -148,6 +152,7 @@ fn build(config: Config, requests: &Requests) -> kube::Result<Client> {
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
     let service = ServiceBuilder::new()
         .layer(count)
+        .layer(Warn { warnings: access.warnings.clone() })
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
@@ -174,6 +179,55 @@ mod tests {
         let error = access.connect().await.err().expect("refused").to_string();
         assert!(error.contains("/nonexistent/config"), "{error}");
     }
+
+    /// Whether the thread has a /run of its own, which needs root.
+    fn own_run() -> bool {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+        const NONE: Option<&str> = None;
+        unshare(CloneFlags::CLONE_NEWNS).is_ok()
+            && mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).is_ok()
+            && mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), NONE).is_ok()
+    }
+
+    #[test]
+    fn k10_a_pod_without_all_of_its_credentials_is_not_anonymous() {
+        let done = std::thread::spawn(|| {
+            if !own_run() {
+                println!("SKIP: a mount namespace needs root");
+                return;
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            let master = Some("https://192.0.2.1:6443".to_owned());
+            let access = ApiAccess { master, ..ApiAccess::default() };
+            let connect = || runtime.block_on(access.connect()).map(drop);
+            assert!(connect().is_ok(), "not in a pod");
+            std::fs::create_dir_all(SERVICE_ACCOUNT).expect("a folder");
+            let put = |name: &str, text: &str| {
+                std::fs::write(Path::new(SERVICE_ACCOUNT).join(name), text).expect("written");
+            };
+            put("token", "secret");
+            put("namespace", "kube-system");
+            let error = connect().expect_err("no ca.crt").to_string();
+            assert!(error.contains("certificate"), "{error}");
+            put("ca.crt", CA);
+            assert!(connect().is_ok(), "all there");
+        });
+        done.join().expect("no panic");
+    }
+
+    /// A certificate of nobody's.
+    const CA: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBeTCCAR+gAwIBAgIUKlWshaS2sQlXn2cihZyl//1OIiMwCgYIKoZIzj0EAwIw\n\
+        ETEPMA0GA1UEAwwGbm9ib2R5MCAXDTI2MTEyOTAyNDAxN1oYDzIxMjYxMTA1MDI0\n\
+        MDE3WjARMQ8wDQYDVQQDDAZub2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\n\
+        AASLB+5urFhL3X0xFrKAMHYesE8TJ70S3bCvIIOsmdFqUA8oTF5UGX2sSNEUPXeP\n\
+        MwCtkmW2MIfLOtWCo9dirmZQo1MwUTAdBgNVHQ4EFgQUglyxYfRUZLl/Ro8OGk2h\n\
+        DGMjySkwHwYDVR0jBBgwFoAUglyxYfRUZLl/Ro8OGk2hDGMjySkwDwYDVR0TAQH/\n\
+        BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAuZCDyYyWnHWLD670Em6y00MH/jMA\n\
+        fzXBfkVBEI4Ex2cCIHJDxUI134TbUtEn3hDHmM7l22XVLNNv9yHUtFqVCGlr\n\
+        -----END CERTIFICATE-----";
 
     /// Two clusters, one of them behind a proxy; `current` is the context.
     fn kubeconfig(current: &str) -> String {

@@ -20,9 +20,13 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 const ERRORS_UNTIL_RELIST: Duration = Duration::from_secs(120);
 /// Streaming lists that ended before their bookmark until plain lists are used (K15).
 const CUT_INITIAL_STREAMS: u32 = 3;
+/// Whom the server takes us for where it got no credentials (K10).
+const ANONYMOUS: &str = "system:anonymous";
 /// Undecodable objects until a list shall put things right, and how seldom (K11).
 const UNREADABLE_UNTIL_RELIST: u32 = 3;
 const UNREADABLE_RELIST_EVERY: Duration = Duration::from_secs(600);
+/// The longest pause that a server's Retry-After is taken for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// After a 410 every node relists every type at once: spread over this long (K31).
 const RELIST_SPREAD: Duration = Duration::from_secs(1);
 
@@ -156,7 +160,7 @@ pub struct Cursor {
     phase: Phase,
     /// Last version seen; `None` asks for the newest state.
     version: Option<String>,
-    /// The connection was lost since the last list. Meanwhile an older state may have been restored,
+    /// The connection was lost since the last list, or somebody said that the server is away. Meanwhile an older state may have been restored,
     /// whose versions have passed ours: then the server takes our version for one of its own (K32).
     doubtful: bool,
     streaming: bool,
@@ -164,6 +168,8 @@ pub struct Cursor {
     cut_streams: u32,
     failures: u32,
     last_failure: Option<Instant>,
+    /// Versions that the server did not know since a watch last brought something.
+    outdated: u32,
     errors_since: Option<Instant>,
     unreadable: u32,
     unreadable_relist: Option<Instant>,
@@ -180,6 +186,7 @@ impl Default for Cursor {
             cut_streams: 0,
             failures: 0,
             last_failure: None,
+            outdated: 0,
             errors_since: None,
             unreadable: 0,
             unreadable_relist: None,
@@ -229,6 +236,7 @@ impl Cursor {
                 if self.phase == Phase::Watch && !resource_version.is_empty() {
                     self.version = Some(resource_version);
                     self.errors_since = None;
+                    self.outdated = 0;
                 }
                 Reaction::default()
             }
@@ -280,12 +288,19 @@ impl Cursor {
     fn ended(&mut self, lived: Duration, lines: u64, now: Instant, jitter: f64) -> Reaction {
         match self.phase {
             Phase::Watch if lived < SHORT_LIFE && lines == 0 => {
+                self.phase = Phase::Probe;
                 let pause = self.backoff(now, jitter);
                 Reaction { pause, leave: true, why: "empty watch", ..Reaction::default() }
             }
             // Not at once after the loss: then all nodes would list at the same time (K9).
             Phase::Watch if self.doubtful => self.relist("", Duration::ZERO),
-            Phase::Watch => Reaction { leave: true, ..Reaction::default() },
+            Phase::Watch => {
+                // One from the future is as silent as one of a type that does not change (K32).
+                if lines == 0 {
+                    self.phase = Phase::Probe;
+                }
+                Reaction { leave: true, ..Reaction::default() }
+            }
             Phase::Stream => self.cut_initial("initial events cut short", now, jitter),
             Phase::List { .. } | Phase::Probe => self.lost(now, jitter),
         }
@@ -323,9 +338,9 @@ impl Cursor {
     }
 
     fn refused(&mut self, refusal: &Refusal, now: Instant, jitter: f64) -> Reaction {
-        let asked = refusal.retry_after;
+        let asked = refusal.retry_after.map(|asked| asked.min(RETRY_AFTER_MAX));
         if refusal.is_too_large() {
-            let pause = asked.unwrap_or(Duration::from_secs(1)).max(self.backoff(now, jitter));
+            let pause = asked.unwrap_or(Duration::from_secs(1)).max(self.soon(now, jitter));
             return self.relist_from_newest("the server's state is older than ours", pause);
         }
         if refusal.is_expired() {
@@ -336,8 +351,9 @@ impl Cursor {
                     self.paging = false;
                     self.relist_from_newest(why, Duration::ZERO)
                 }
-                Phase::Watch | Phase::Probe if self.failures == 0 => {
-                    self.relist_from_newest(why, RELIST_SPREAD.mul_f64(jitter))
+                Phase::Watch | Phase::Probe => {
+                    let pause = self.soon(now, jitter);
+                    self.relist_from_newest(why, pause)
                 }
                 _ => {
                     let pause = self.backoff(now, jitter);
@@ -355,9 +371,11 @@ impl Cursor {
                     403 => "forbidden",
                     _ => "too many requests",
                 };
+                // What we are was not sent, or not believed.
+                let unknown = code == 401 || refusal.message.contains(ANONYMOUS);
                 let collecting = matches!(phase, Phase::Stream | Phase::List { .. });
                 let reaction = if collecting { self.relist(why, pause) } else { again(why, false) };
-                Reaction { reconnect: code == 401, ..reaction }
+                Reaction { reconnect: unknown, ..reaction }
             }
             (400..=499, Phase::Stream) => {
                 // No such thing as a streaming list here: never asked for again.
@@ -371,7 +389,10 @@ impl Cursor {
                 again("probe refused", false)
             }
             (400..=499, Phase::Watch) => self.relist_from_newest("watch refused", pause),
-            (_, Phase::Watch | Phase::Probe) => {
+            (code, Phase::Watch | Phase::Probe) => {
+                // It may come back with a state that was restored.
+                self.phase = Phase::Probe;
+                self.doubtful |= (502..=504).contains(&code);
                 let since = *self.errors_since.get_or_insert(now);
                 if now.duration_since(since) >= ERRORS_UNTIL_RELIST {
                     self.errors_since = None;
@@ -403,6 +424,13 @@ impl Cursor {
         }
         self.unreadable_relist = Some(now);
         self.relist("undecodable objects", RELIST_SPREAD.mul_f64(jitter))
+    }
+
+    /// The pause before a list that a healthy server has asked for, whatever was before: all nodes are asked
+    /// at once. A server that goes on asking is not healthy.
+    fn soon(&mut self, now: Instant, jitter: f64) -> Duration {
+        self.outdated += 1;
+        if self.outdated == 1 { RELIST_SPREAD.mul_f64(jitter) } else { self.backoff(now, jitter) }
     }
 
     /// The pause after a failure: doubled with each, up to twice as long by chance.

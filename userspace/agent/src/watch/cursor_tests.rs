@@ -132,8 +132,52 @@ fn k7_a_clean_end_is_no_reason_to_list() {
     let reaction = cursor.on(Event::Eof { lived: s(300), lines: 0 }, Instant::now(), 1.0);
     assert_eq!((reaction.pause, reaction.discard), (Duration::ZERO, false));
     let burst = Event::Eof { lived: Duration::from_millis(20), lines: 1000 };
+    let mut cursor = watching();
     assert_eq!(cursor.on(burst, Instant::now(), 1.0).pause, Duration::ZERO);
     assert_eq!(cursor.request(), Request::Watch { from: rv("10") });
+}
+
+#[test]
+fn k32_after_a_watch_that_brought_nothing_the_server_is_asked_whether_it_knows_our_version() {
+    for lived in [Duration::from_millis(20), s(300)] {
+        let mut cursor = watching();
+        cursor.on(Event::Eof { lived, lines: 0 }, Instant::now(), 0.0);
+        assert_eq!(cursor.request(), Request::Probe { not_older_than: rv("10") });
+        cursor.on(Event::Known, Instant::now(), 0.0);
+        assert_eq!(cursor.request(), Request::Watch { from: rv("10") });
+        assert!(!cursor.doubtful(), "nothing is listed for it");
+    }
+}
+
+#[test]
+fn k32_while_somebody_says_that_the_server_is_away_another_state_may_be_restored() {
+    for (code, doubtful) in [(500, false), (502, true), (503, true), (504, true)] {
+        let mut cursor = watching();
+        cursor.on(refused(code), Instant::now(), 0.0);
+        assert_eq!(cursor.request(), Request::Probe { not_older_than: rv("10") }, "{code}");
+        assert_eq!(cursor.doubtful(), doubtful, "{code}");
+    }
+}
+
+#[test]
+fn k31_a_healthy_server_is_listed_soon_however_long_it_was_away() {
+    let (mut cursor, t) = (watching(), Instant::now());
+    for _ in 0..10 {
+        cursor.on(Event::Lost, t, 1.0);
+    }
+    assert_eq!(cursor.on(refused(410), t, 1.0).pause, RELIST_SPREAD);
+    // One that goes on saying so is waited for.
+    cursor.on(Event::InitialEnd { resource_version: rv("11") }, t, 0.0);
+    assert_eq!(cursor.on(refused(410), t, 0.0).pause, BACKOFF_MAX);
+    cursor.on(Event::InitialEnd { resource_version: rv("12") }, t, 0.0);
+    cursor.on(Event::Progress { resource_version: rv("13") }, t, 0.0);
+    assert_eq!(cursor.on(refused(410), t, 0.0).pause, Duration::ZERO);
+}
+
+#[test]
+fn k9_a_retry_after_of_a_day_is_not_waited_for() {
+    let away = Refusal { code: 503, retry_after: Some(s(86_400)), ..Refusal::default() };
+    assert_eq!(watching().on(Event::Refused(away), Instant::now(), 0.0).pause, RETRY_AFTER_MAX);
 }
 
 #[test]
@@ -141,7 +185,6 @@ fn k7_a_watch_that_ends_at_once_is_a_failure() {
     let mut cursor = watching();
     let end = Event::Eof { lived: Duration::from_millis(20), lines: 0 };
     assert_eq!(cursor.on(end, Instant::now(), 0.0).pause, BACKOFF_MIN);
-    assert_eq!(cursor.request(), Request::Watch { from: rv("10") });
 }
 
 #[test]
@@ -152,7 +195,7 @@ fn k9_429_and_500_on_a_watch_wait_and_watch_again() {
     assert_eq!((reaction.pause, reaction.discard), (s(7), false));
     assert_eq!(cursor.request(), Request::Watch { from: rv("10") });
     cursor.on(refused(500), Instant::now(), 0.0);
-    assert_eq!(cursor.request(), Request::Watch { from: rv("10") });
+    assert_eq!(cursor.request(), Request::Probe { not_older_than: rv("10") });
 }
 
 #[test]
@@ -160,7 +203,7 @@ fn k9_500_for_too_long_lists_anew_but_not_older() {
     let (mut cursor, t) = (watching(), Instant::now());
     cursor.on(refused(500), t, 0.0);
     cursor.on(refused(503), t + s(119), 0.0);
-    assert_eq!(cursor.request(), Request::Watch { from: rv("10") });
+    assert_eq!(cursor.request(), Request::Probe { not_older_than: rv("10") });
     cursor.on(refused(500), t + s(120), 0.0);
     assert_eq!(cursor.request(), Request::Stream { not_older_than: Some(rv("10")) });
 }
@@ -188,6 +231,17 @@ fn k10_401_reads_credentials_anew_403_does_not_and_both_keep_the_state() {
         let reaction = cursor.on(refused(code), Instant::now(), 0.0);
         assert!(reaction.pause >= BACKOFF_MIN, "{code}");
         assert_eq!(cursor.request(), Request::Stream { not_older_than: None }, "{code}");
+    }
+}
+
+#[test]
+fn k10_a_403_that_calls_us_anonymous_reads_credentials_anew() {
+    let message =
+        "services is forbidden: User \"system:anonymous\" cannot list resource".to_owned();
+    let anonymous = Refusal { code: 403, message, ..Refusal::default() };
+    for mut cursor in [watching(), Cursor::default()] {
+        let reaction = cursor.on(Event::Refused(anonymous.clone()), Instant::now(), 0.0);
+        assert!(reaction.reconnect && reaction.pause >= BACKOFF_MIN);
     }
 }
 

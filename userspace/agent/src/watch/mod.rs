@@ -15,9 +15,11 @@ pub mod driver;
 pub mod known;
 pub mod lines;
 pub mod object;
+mod warned;
 
 pub use ask::Watch;
 pub use client::{ApiAccess, ClientError};
 pub use counted::Requests;
 pub use cursor::Timing;
 pub use driver::{Update, Watcher, WatcherReport};
+pub use warned::Warnings;
