@@ -13,6 +13,7 @@ mod established;
 mod flags;
 mod fragments;
 mod headers;
+mod health;
 mod itself;
 mod masquerade;
 mod matrix;
