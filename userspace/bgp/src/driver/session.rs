@@ -108,7 +108,8 @@ impl Peer {
             let deadline = self.deadline();
             let more_to_take = self.more && self.pending.is_empty();
             let tables = self.tables.clone();
-            let reads = self.pending.is_empty();
+            // No more is read than is worked off: a peer takes memory for one reading, no more.
+            let reads = self.pending.is_empty() && !self.more;
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
@@ -129,7 +130,8 @@ impl Peer {
                 Some(done) = self.connecting.join_next() => self.connected(done),
                 index = ready(&self.connections, reads) => self.read_and_write(index, reads),
                 () = sleep_until(self.epoch, deadline) => self.tick(),
-                () = std::future::ready(()), if more_to_take => {}
+                // Other peers' tasks come first.
+                () = tokio::task::yield_now(), if more_to_take => {}
             }
         }
         // The tables hear of the end before the peer's routes are removed by name.
@@ -319,17 +321,16 @@ impl Peer {
             // What the tables have not taken yet holds up the next.
             let taken =
                 (0..MESSAGES).take_while(|_| self.pending.is_empty() && self.take_message(id));
-            self.more |= taken.count() == MESSAGES || !self.pending.is_empty();
-        }
-        let now = self.now();
-        let mut lost = Vec::new();
-        for connection in &mut self.connections {
-            if connection.write(now).is_err() {
-                lost.push(connection.id);
+            let left = taken.count() == MESSAGES || !self.pending.is_empty();
+            self.more |= left;
+            // What came before the end counts.
+            if !left && self.connections.iter().any(|c| c.id == id && c.is_ended()) {
+                self.lose(id);
             }
         }
-        for id in lost {
-            self.lose(id);
+        let now = self.now();
+        for connection in &mut self.connections {
+            connection.write(now);
         }
         let waiting: usize = self.connections.iter().map(Connection::waiting).sum();
         if self.owes_ready && waiting <= LOW_WATER {
@@ -362,13 +363,9 @@ impl Peer {
     fn read_and_write(&mut self, index: usize, reads: bool) {
         let now = self.now();
         let Some(connection) = self.connections.get_mut(index) else { return };
-        let id = connection.id;
-        let written = connection.write(now);
-        let read = if reads { connection.read() } else { Ok(()) };
-        if written.is_err() || read.is_err() {
-            // What came before the end counts.
-            while self.take_message(id) {}
-            self.lose(id);
+        connection.write(now);
+        if reads {
+            connection.read();
         }
     }
 
