@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use tokio::net::TcpStream;
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::PeerEvent;
 use super::bfd::{Bfd, States, Wanted};
-use super::config::{PeerConfig, SpeakerConfig};
-use super::listener::Listeners;
+use super::config::{Password, PeerConfig, SpeakerConfig};
+use super::listener::{Fault, Listeners};
 use super::session::{self, Command, Surroundings};
 use super::status::PeerStatus;
 use super::tables::{Output, Tables, ToTables};
@@ -50,6 +50,15 @@ pub enum SpeakerError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl From<Fault> for SpeakerError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Listen(address, source) => Self::Listen { address, source },
+            Fault::Key(peer, source) => Self::Password { peer, source },
+        }
+    }
 }
 
 /// A peer as it is configured and as it stands.
@@ -101,8 +110,11 @@ impl Speaker {
     pub fn start(
         config: SpeakerConfig,
     ) -> Result<(Self, mpsc::Receiver<Output>, mpsc::Receiver<PeerEvent>), SpeakerError> {
-        let listeners = Listeners::open(&config.listen)
-            .map_err(|(address, source)| SpeakerError::Listen { address, source })?;
+        let mut listeners = Listeners::new();
+        let faults = listeners.add(&config.listen.iter().copied().collect(), &[]);
+        if let Some(fault) = faults.into_iter().next() {
+            return Err(fault.into());
+        }
         let epoch = Instant::now();
         let (tables, inputs) = mpsc::channel(INPUTS);
         let (output, outputs) = mpsc::channel(1);
@@ -127,6 +139,22 @@ impl Speaker {
     #[must_use]
     pub fn listens_at(&self) -> Vec<SocketAddr> {
         self.listeners.addresses()
+    }
+
+    /// Listens at these addresses and no others, nowhere if there are none. What stays is not
+    /// touched, and no session is; see [`SpeakerConfig::listen`].
+    ///
+    /// # Errors
+    /// The first address that cannot be listened at; the others are. It is tried again whenever
+    /// this is called.
+    pub async fn set_listen(&mut self, addresses: Vec<SocketAddr>) -> Result<(), SpeakerError> {
+        let keys: Vec<(IpAddr, &Password)> = self
+            .members
+            .iter()
+            .filter_map(|(peer, member)| Some((*peer, member.config.password.as_ref()?)))
+            .collect();
+        let faults = self.listeners.set(&addresses, &keys).await;
+        faults.into_iter().next().map_or(Ok(()), |fault| Err(fault.into()))
     }
 
     /// Connections that peers, or anyone, made: each is to be given to [`Speaker::accept`]. Once.
@@ -289,6 +317,12 @@ impl Speaker {
     /// Sets this node's addresses.
     pub async fn set_addresses(&self, addresses: Vec<IpAddr>) {
         self.tell_tables(ToTables::SetAddresses(addresses)).await;
+    }
+
+    /// Sets our cluster as a route reflector; our identifier if `None`. Routes are looked at again
+    /// for it (RFC 4456 8), and only peers that are told of reflected routes hear of it.
+    pub async fn set_cluster_id(&self, cluster_id: Option<Ipv4Addr>) {
+        self.tell_tables(ToTables::SetClusterId(cluster_id)).await;
     }
 
     /// Announces everything as about to go away (B10), or no longer so.

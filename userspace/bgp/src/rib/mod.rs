@@ -209,36 +209,6 @@ impl Rib {
         }
     }
 
-    /// Sets the networks on our links: what next hops must be in to be used (B24). `None` takes
-    /// any next hop.
-    pub fn set_links(&mut self, links: Option<Vec<IpNet>>) {
-        if self.links != links {
-            self.links = links;
-            self.import_again(None);
-        }
-    }
-
-    /// Sets this node's addresses.
-    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
-        if self.identity.addresses == addresses {
-            return;
-        }
-        self.identity.addresses = addresses.clone();
-        for peer in self.peers.values_mut() {
-            peer.own_addresses.clone_from(&addresses);
-        }
-        self.import_again(None);
-        self.export_again(None);
-    }
-
-    /// Announces everything as about to go away, or no longer so (B10).
-    pub fn set_draining(&mut self, draining: bool) {
-        if self.draining != draining {
-            self.draining = draining;
-            self.export_again(None);
-        }
-    }
-
     /// Takes in an UPDATE.
     ///
     /// # Errors

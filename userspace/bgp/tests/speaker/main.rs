@@ -4,6 +4,7 @@
 
 mod attributes;
 mod keys;
+mod live;
 mod notifications;
 mod others;
 mod peer;
