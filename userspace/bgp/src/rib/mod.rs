@@ -215,7 +215,7 @@ impl Rib {
     /// When the peer passes its limit of prefixes (B22): the session has to end.
     pub fn update(&mut self, address: IpAddr, received: ReceivedUpdate) -> Result<(), Limit> {
         let update = received.update;
-        if let Some(family) = update.ends_rib() {
+        if let Some(family) = received.end_of_rib {
             self.end_of_rib(address, family);
             return Ok(());
         }

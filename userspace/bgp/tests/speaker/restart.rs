@@ -47,11 +47,7 @@ async fn b18_a_helper_keeps_routes_until_end_of_rib_or_the_restart_time() {
     }
     rig.until_installed(&["10.1.0.0/24", "10.2.0.0/24"]).await;
     drop(raw);
-    let until = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !rig.routes().await.iter().all(|view| view.route.stale) {
-        assert!(tokio::time::Instant::now() < until, "the end of the connection was not seen");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_stale(&rig).await;
     assert_eq!(rig.prefixes(), ["10.1.0.0/24", "10.2.0.0/24"]);
     let mut raw = up(&rig, 1, restarting(1, 100, true)).await;
     send(&mut raw, announce("10.2.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
@@ -73,6 +69,15 @@ async fn b18_a_helper_keeps_routes_until_end_of_rib_or_the_restart_time() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(rig.prefixes(), ["10.3.0.0/24"]);
     rig.until_installed(&[]).await;
+}
+
+/// Waits until the end of a peer's connection was seen.
+async fn until_stale(rig: &Rig) {
+    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !rig.routes().await.iter().all(|view| view.route.stale) {
+        assert!(tokio::time::Instant::now() < until, "the end of the connection was not seen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Waits until what a former run left may go.
@@ -113,4 +118,30 @@ async fn b18_a_peer_without_graceful_restart_that_sends_no_end_of_rib_holds_noth
     .await;
     let _raw = connect(&rig, 1, EXTERNAL).await;
     until_converged(&rig).await;
+}
+
+#[tokio::test]
+async fn b19_only_the_mark_itself_sweeps_what_is_stale() {
+    let v4 = [Family::Ipv4Unicast].into_iter().collect();
+    let mut config = peer(1, EXTERNAL);
+    config.settings.graceful_restart_s = Some(120);
+    let mut settings = says(1, EXTERNAL);
+    settings.graceful_restart_s = Some(100);
+    settings.families = v4;
+    let rig = Rig::start(vec![config]).await;
+    let mut raw = RawPeer::established(peer_address(1), rig.address, &settings).await;
+    send(&mut raw, announce("10.1.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
+    rig.until_installed(&["10.1.0.0/24"]).await;
+    drop(raw);
+    until_stale(&rig).await;
+    settings.restarted = true;
+    let mut raw = RawPeer::established(peer_address(1), rig.address, &settings).await;
+    // IPv6's, which was not negotiated; a malformed AIGP, which leaves nothing.
+    for attributes in [&[0x80, 15, 3, 0, 2, 1][..], &[0x80, 26, 3, 1, 0, 0x40]] {
+        raw.send_octets(&crate::peer::update(&[], attributes, &[])).await;
+    }
+    send(&mut raw, announce("10.2.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
+    rig.until_installed(&["10.1.0.0/24", "10.2.0.0/24"]).await;
+    send(&mut raw, Update::end_of_rib(Family::Ipv4Unicast)).await;
+    rig.until_installed(&["10.2.0.0/24"]).await;
 }
