@@ -20,7 +20,7 @@ use super::status::{Counters, PeerStatus};
 use super::tables::{Outbound, ToTables, sleep_until};
 use super::{Happening, PeerEvent};
 use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Time};
-use crate::message::{Message, Notification, Params, decode, next_frame};
+use crate::message::{Message, Notification, Params, Refresh, decode, next_frame};
 use crate::rib::{Keep, Limit, SessionUp};
 
 /// Messages taken in before timers and writing are looked at again.
@@ -54,6 +54,7 @@ pub(super) struct Peer {
     owes_ready: bool,
     session: Option<Negotiated>,
     fault_told: bool,
+    ignored_told: bool,
     /// Messages may be left in what was read.
     more: bool,
     epoch: Instant,
@@ -90,6 +91,7 @@ pub(super) async fn run(
         owes_ready: false,
         session: None,
         fault_told: false,
+        ignored_told: false,
         more: false,
         epoch,
         tables,
@@ -201,10 +203,21 @@ impl Peer {
                 }
                 self.pending.push_back(ToTables::Update { peer: self.config.address, update });
             }
-            Action::Refresh(refresh) => {
+            Action::Refresh(refresh) => self.refresh(refresh),
+            Action::Refused(reason) => self.tell(Happening::Refused(reason)),
+        }
+    }
+
+    fn refresh(&mut self, refresh: Refresh) {
+        match self.session.as_ref().map(|negotiated| negotiated.takes(&refresh)) {
+            Some(Ok(())) => {
                 self.pending.push_back(ToTables::Refresh { peer: self.config.address, refresh });
             }
-            Action::Refused(reason) => self.tell(Happening::Refused(reason)),
+            Some(Err(why)) if !self.ignored_told => {
+                self.ignored_told = true;
+                self.tell(Happening::Ignored { refresh, why });
+            }
+            _ => {}
         }
     }
 
@@ -214,6 +227,7 @@ impl Peer {
         self.outbound = Some(outbound);
         self.owes_ready = false;
         self.fault_told = false;
+        self.ignored_told = false;
         self.counters.established += 1;
         self.session = Some(negotiated.clone());
         // RFC 4724 4.1: we have restarted once, and forward from now on.

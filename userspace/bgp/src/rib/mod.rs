@@ -391,17 +391,19 @@ impl Rib {
 
     /// Takes in a route refresh (B17).
     pub fn refresh(&mut self, address: IpAddr, refresh: Refresh, now: Time) {
-        // Of a family that was not negotiated: ignored.
+        // Of a family that was not negotiated, or a mark without RFC 7313: ignored.
         let Ok(family) = Family::try_from(refresh.afi_safi) else { return };
         let Some(peer) = self.peers.get_mut(&address) else { return };
         let Some(session) = &peer.session else { return };
         if !session.params.families.contains(family) {
             return;
         }
+        let enhanced = session.params.enhanced_refresh;
         match refresh.kind {
-            RefreshKind::Request => peer.out.send_again(family, session.params.enhanced_refresh),
-            RefreshKind::Begin => self.begin_refresh(address, family, now),
-            RefreshKind::End => self.sweep(address, family),
+            RefreshKind::Request => peer.out.send_again(family, enhanced),
+            RefreshKind::Begin if enhanced => self.begin_refresh(address, family, now),
+            RefreshKind::End if enhanced => self.sweep(address, family),
+            RefreshKind::Begin | RefreshKind::End => {}
         }
     }
 

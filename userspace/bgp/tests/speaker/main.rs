@@ -8,6 +8,7 @@ mod live;
 mod notifications;
 mod others;
 mod peer;
+mod refresh;
 mod restart;
 mod rig;
 mod robust;
