@@ -430,7 +430,7 @@ impl Rib {
         peer.out = Out { owes_end: params.families.iter().collect(), ..Out::default() };
         peer.out.dirty.extend(all);
         let kept = negotiated.kept_families();
-        self.drop_stale_except(address, kept);
+        self.drop_stale_except(address, kept, now);
     }
 
     /// A peer's session is over. `keep`: its routes stay for its restart time.

@@ -17,8 +17,10 @@ pub const DEFERRAL: Duration = Duration::from_secs(60);
 /// How long a peer without graceful restart is waited for, which may send no End-of-RIB at all (RFC
 /// 4724 4.1 does not wait for such peers, but what it tells first is soon there).
 const WITHOUT_END: Duration = Duration::from_secs(10);
-/// How long routes stay stale that a peer has begun to send again, at most.
-const REFRESH_TIME: Duration = Duration::from_secs(360);
+/// How long routes stay stale at most that a peer, which is up, has still to send again: after its
+/// restart (RFC 4724 4.2; FRR's stalepath-time), or after the begin of a refresh. It may be busy
+/// for longer than its restart time, which is about the session.
+const STALE_TIME: Duration = Duration::from_secs(360);
 
 /// Routes that stay while their peer restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +116,7 @@ impl Rib {
     pub(super) fn begin_refresh(&mut self, address: IpAddr, family: Family, now: Time) {
         self.mark_stale(address, |of| of == family);
         if let Some(peer) = self.peers.get_mut(&address) {
-            peer.stale_until = Some(now + REFRESH_TIME);
+            peer.stale_until = Some(now + STALE_TIME);
         }
     }
 
@@ -153,8 +155,9 @@ impl Rib {
         }
     }
 
-    /// The peer is back: stale routes of families that it did not keep forwarding go at once.
-    pub(super) fn drop_stale_except(&mut self, address: IpAddr, kept: Families) {
+    /// The peer is back: stale routes of families that it did not keep forwarding go at once, and
+    /// the rest waits for End-of-RIB.
+    pub(super) fn drop_stale_except(&mut self, address: IpAddr, kept: Families, now: Time) {
         for prefix in self.stale_prefixes(address) {
             if !kept.contains(Family::of(&prefix)) {
                 self.remove(address, prefix);
@@ -162,8 +165,7 @@ impl Rib {
         }
         let left = !self.stale_prefixes(address).is_empty();
         if let Some(peer) = self.peers.get_mut(&address) {
-            // The rest waits for End-of-RIB, at most as long as it would have without the session.
-            peer.stale_until = peer.stale_until.filter(|_| left);
+            peer.stale_until = left.then(|| now + STALE_TIME);
         }
     }
 
