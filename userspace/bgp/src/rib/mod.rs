@@ -425,6 +425,7 @@ impl Rib {
             local_address,
             awaits_end: params.families,
             end_due: restart::end_due(&negotiated, now),
+            restarted: negotiated.peer_restarted(),
         });
         peer.warned.clear();
         peer.out = Out { owes_end: params.families.iter().collect(), ..Out::default() };

@@ -43,6 +43,8 @@ pub(super) struct Session {
     pub(super) awaits_end: Families,
     /// They are waited for until then, if not for longer (a peer without graceful restart).
     pub(super) end_due: Option<Time>,
+    /// It said that it has just restarted.
+    pub(super) restarted: bool,
 }
 
 /// Something that was announced.

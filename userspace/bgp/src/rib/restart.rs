@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::Rib;
+use super::peer::PeerTable;
 use crate::family::{Families, Family};
 use crate::fsm::{Negotiated, Time};
 
@@ -66,6 +67,28 @@ impl Rib {
                 (session.awaits_end, session.end_due) = (Families::default(), None);
             }
         }
+        if matches!(self.convergence, Convergence::Waiting(until) if until <= now) {
+            self.convergence = Convergence::Done;
+        }
+    }
+
+    /// Whether our End-of-RIB is still to come because of others'. A route reflector that has just
+    /// started tells of what others tell it: a mark before that would make its clients drop each
+    /// other's routes, which they kept over its restart (RFC 4724 4.1). Peers without clients tell
+    /// of their own routes only.
+    pub(super) fn waits_for_others(&self) -> bool {
+        let waits = |peer: &PeerTable| match &peer.session {
+            None => true,
+            // RFC 4724 4.1: a peer that has restarted itself is not waited for, as it may wait for
+            // us; a client does not.
+            Some(session) => {
+                session.awaits_end != Families::default()
+                    && (peer.policies.client || !session.restarted)
+            }
+        };
+        self.convergence != Convergence::Done
+            && self.peers.values().any(|peer| peer.policies.client)
+            && self.peers.values().any(waits)
     }
 
     /// When [`Rib::tick`] is due.

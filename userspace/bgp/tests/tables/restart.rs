@@ -1,8 +1,12 @@
 //! B18: graceful restart in the tables.
 
-use sluice_bgp::Family;
+use sluice_bgp::rib::{Policies, Rib};
+use sluice_bgp::{Family, Update};
 
-use crate::{address, announce, end_of_rib, graceful, lose, open_policies, prefixes, rib, s, up};
+use crate::{
+    ASN, address, announce, end_of_rib, graceful, lose, net, open_policies, prefixes, rib, s, told,
+    up,
+};
 
 const EXTERNAL: u32 = 65001;
 
@@ -32,4 +36,53 @@ fn b18_stale_routes_of_a_peer_that_is_back_wait_for_its_end_of_rib_not_its_resta
         }
         assert_eq!(prefixes(&rib), ["10.2.0.0/24"], "marked: {marked}");
     }
+}
+
+fn ends(rib: &mut Rib, n: u8) -> bool {
+    told(rib, n).contains(&Update::end_of_rib(Family::Ipv4Unicast))
+}
+
+/// A reflector with two clients and another reflector.
+fn reflector() -> Rib {
+    let client = || Policies { client: true, ..open_policies() };
+    rib(&[(1, ASN, client()), (2, ASN, client()), (3, ASN, open_policies())])
+}
+
+#[test]
+fn b18_a_reflector_ends_when_all_clients_have_and_waits_for_none_that_may_wait_for_it() {
+    let mut rib = reflector();
+    let mut other = graceful(3, ASN);
+    other.restarted = true;
+    up(&mut rib, 1, &graceful(1, ASN), s(1));
+    up(&mut rib, 3, &other, s(1));
+    for family in Family::ALL {
+        rib.update(address(1), end_of_rib(family)).unwrap();
+    }
+    assert!(!ends(&mut rib, 1), "the other client is not back");
+    up(&mut rib, 2, &graceful(2, ASN), s(2));
+    rib.update(address(2), announce(2, ASN, "10.2.0.0/24")).unwrap();
+    assert_eq!(told(&mut rib, 1)[0].nlri, [net("10.2.0.0/24")]);
+    rib.update(address(2), end_of_rib(Family::Ipv4Unicast)).unwrap();
+    assert!(!ends(&mut rib, 1), "IPv6 is still owed");
+    rib.update(address(2), end_of_rib(Family::Ipv6Unicast)).unwrap();
+    for n in 1..=3 {
+        assert!(ends(&mut rib, n), "peer {n}");
+    }
+}
+
+#[test]
+fn b18_a_reflector_ends_without_a_client_that_never_comes_and_at_once_later_on() {
+    let mut rib = reflector();
+    up(&mut rib, 1, &graceful(1, ASN), s(1));
+    assert_eq!(rib.deadline(), Some(s(60)));
+    rib.tick(s(59));
+    assert!(!ends(&mut rib, 1));
+    rib.tick(s(60));
+    assert!(ends(&mut rib, 1));
+    up(&mut rib, 2, &graceful(2, ASN), s(70));
+    assert!(ends(&mut rib, 2));
+    // One that tells of its own routes only has nobody to wait for.
+    let mut plain = crate::rib(&[(1, ASN, open_policies()), (2, ASN, open_policies())]);
+    up(&mut plain, 1, &graceful(1, ASN), s(1));
+    assert!(ends(&mut plain, 1));
 }
