@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod paths;
 mod restart;
 
 use std::net::{IpAddr, Ipv4Addr};
