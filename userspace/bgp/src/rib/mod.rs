@@ -133,24 +133,12 @@ impl Rib {
 
     /// Adds a peer, or gives it other policies; those count at once.
     pub fn set_peer(&mut self, address: IpAddr, asns: (u32, u32), policies: Policies) {
-        let (local_asn, peer_asn) = asns;
         let Some(peer) = self.peers.get_mut(&address) else {
-            let table = PeerTable {
-                local_asn,
-                peer_asn,
-                policies,
-                own_addresses: self.identity.addresses.clone(),
-                session: None,
-                prefixes: Default::default(),
-                v4_count: 0,
-                stale_until: None,
-                warned: Vec::new(),
-                out: Out::default(),
-            };
+            let table = PeerTable::new(asns, policies, self.identity.addresses.clone());
             self.peers.insert(address, table);
             return;
         };
-        (peer.local_asn, peer.peer_asn) = (local_asn, peer_asn);
+        (peer.local_asn, peer.peer_asn) = asns;
         let before = std::mem::replace(&mut peer.policies, policies);
         let (import, export) = (
             (&before.import, before.enforce_first_as)
@@ -252,16 +240,13 @@ impl Rib {
         let address = facts.address;
         let family = Family::of(&prefix);
         let Some(peer) = self.peers.get_mut(&address) else { return Ok(()) };
-        if let Some(max_prefixes) = peer.policies.max_prefixes
-            && peer.count(family) >= max_prefixes as usize
-            && !peer.prefixes.contains(&prefix)
-        {
+        if let Some(max_prefixes) = peer.limit_passed_by(&prefix) {
             return Err(limit(family, max_prefixes));
         }
         peer.note(prefix);
         if peer.is_near_limit(family) && !peer.warned.contains(&family) {
             peer.warned.push(family);
-            self.warnings.push((address, family, peer.count(family)));
+            self.warnings.push((address, family, peer.count_sent(family)));
         }
         let (path, unfit) = match self.peers.get(&address) {
             Some(peer) => {

@@ -173,6 +173,7 @@ impl Rib {
         }
         self.mark_stale(address, |_| true);
         if let Some(peer) = self.peers.get_mut(&address) {
+            peer.kept = peer.prefixes.clone();
             // A second loss starts the time anew (B18).
             peer.stale_until = Some(now + keep.time);
         }

@@ -86,3 +86,54 @@ fn b18_a_reflector_ends_without_a_client_that_never_comes_and_at_once_later_on()
     up(&mut plain, 1, &graceful(1, ASN), s(1));
     assert!(ends(&mut plain, 1));
 }
+
+#[test]
+fn b22_what_is_kept_over_a_restart_does_not_count_until_it_is_sent_again() {
+    let limited = Policies { max_prefixes: Some(4), ..open_policies() };
+    let mut rib = rib(&[(1, EXTERNAL, limited)]);
+    let theirs = graceful(1, EXTERNAL);
+    let send = |rib: &mut Rib, n: u8| {
+        rib.update(address(1), announce(1, EXTERNAL, &format!("10.{n}.0.0/24")))
+    };
+    let warnings = |rib: &mut Rib| -> Vec<usize> {
+        rib.take_warnings().into_iter().map(|(_, _, count)| count).collect()
+    };
+    up(&mut rib, 1, &theirs, s(0));
+    for n in 0..4 {
+        send(&mut rib, n).unwrap();
+    }
+    assert_eq!(warnings(&mut rib), [3]);
+    lose(&mut rib, 1, &theirs, s(1));
+    up(&mut rib, 1, &theirs, s(2));
+    assert!(!rib.show_peer(address(1)).near_limit, "it has sent nothing yet");
+    // Two that it had, two others: four in this session.
+    for n in [0, 1, 8, 9] {
+        send(&mut rib, n).unwrap();
+    }
+    assert_eq!(warnings(&mut rib), [3]);
+    assert_eq!(prefixes(&rib).len(), 6);
+    send(&mut rib, 9).expect("the same again is no more");
+    for n in [10, 2] {
+        assert!(send(&mut rib, n).is_err(), "10.{n}.0.0/24 is the fifth, new or kept");
+    }
+    rib.update(address(1), end_of_rib(Family::Ipv4Unicast)).unwrap();
+    assert_eq!(prefixes(&rib).len(), 4);
+    assert!(send(&mut rib, 10).is_err());
+}
+
+#[test]
+fn b22_a_peer_that_comes_back_with_others_again_and_again_has_twice_its_limit_at_most() {
+    let limited = Policies { max_prefixes: Some(4), ..open_policies() };
+    let mut rib = rib(&[(1, EXTERNAL, limited)]);
+    let theirs = graceful(1, EXTERNAL);
+    for round in 0..5 {
+        up(&mut rib, 1, &theirs, s(round));
+        for n in 0..4 {
+            let prefix = format!("10.{}.0.0/24", round * 4 + n);
+            let result = rib.update(address(1), announce(1, EXTERNAL, &prefix));
+            assert_eq!(result.is_err(), round > 1, "{prefix}");
+        }
+        lose(&mut rib, 1, &theirs, s(round));
+    }
+    assert_eq!(prefixes(&rib).len(), 8);
+}
