@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 
 use super::config::PeerConfig;
 use super::sockopt;
@@ -117,9 +118,10 @@ impl Connection {
 
     /// Delivers what waits, then closes; in a task of its own, and not for long. What the peer
     /// still sends is read, for a socket closed over unread octets sends RST, which takes the
-    /// NOTIFICATION from the peer's reader.
-    pub(super) fn close(mut self) {
+    /// NOTIFICATION from the peer's reader. `closing` is held until then.
+    pub(super) fn close(mut self, closing: mpsc::Sender<()>) {
         tokio::spawn(tokio::time::timeout(LINGER, async move {
+            let _closing = closing;
             if self.stream.write_all(&self.outbox).await.is_ok()
                 && self.stream.shutdown().await.is_ok()
             {

@@ -60,6 +60,7 @@ pub(super) struct Peer {
     epoch: Instant,
     tables: mpsc::Sender<ToTables>,
     events: mpsc::Sender<PeerEvent>,
+    closing: mpsc::Sender<()>,
     status: watch::Sender<PeerStatus>,
     counters: Counters,
 }
@@ -69,6 +70,8 @@ pub(super) struct Surroundings {
     pub(super) epoch: Instant,
     pub(super) tables: mpsc::Sender<ToTables>,
     pub(super) events: mpsc::Sender<PeerEvent>,
+    /// Held by connections until they are closed.
+    pub(super) closing: mpsc::Sender<()>,
     pub(super) status: watch::Sender<PeerStatus>,
     pub(super) seed: u64,
 }
@@ -79,7 +82,7 @@ pub(super) async fn run(
     around: Surroundings,
     mut commands: mpsc::Receiver<Command>,
 ) {
-    let Surroundings { epoch, tables, events, status, seed } = around;
+    let Surroundings { epoch, tables, events, closing, status, seed } = around;
     let mut peer = Peer {
         machine: Some(Machine::new(config.settings.clone(), seed)),
         config,
@@ -96,6 +99,7 @@ pub(super) async fn run(
         epoch,
         tables,
         events,
+        closing,
         status,
         counters: Counters::default(),
     };
@@ -143,7 +147,7 @@ impl Peer {
             }
         }
         for connection in self.connections.drain(..) {
-            connection.close();
+            connection.close(self.closing.clone());
         }
     }
 
@@ -176,7 +180,7 @@ impl Peer {
                     *other != id
                 });
                 if let Some(index) = self.connections.iter().position(|c| c.id == id) {
-                    self.connections.remove(index).close();
+                    self.connections.remove(index).close(self.closing.clone());
                 }
             }
             Action::Up(id, negotiated) => self.up(id, *negotiated),

@@ -88,6 +88,8 @@ pub struct Speaker {
     listeners: Listeners,
     members: BTreeMap<IpAddr, Member>,
     events: mpsc::Sender<PeerEvent>,
+    /// Each connection that is closing holds the sender: nothing is sent, the end is what counts.
+    closing: (mpsc::Sender<()>, mpsc::Receiver<()>),
     epoch: Instant,
     seed: u64,
     /// The task of BFD, once some peer wants it, and what it shows.
@@ -127,6 +129,7 @@ impl Speaker {
             listeners,
             members: BTreeMap::new(),
             events,
+            closing: mpsc::channel(1),
             epoch,
             seed: config.seed,
             bfd: None,
@@ -264,6 +267,7 @@ impl Speaker {
             epoch: self.epoch,
             tables: self.tables.clone(),
             events: self.events.clone(),
+            closing: self.closing.0.clone(),
             status: publish,
             seed: self.seed,
         };
@@ -295,6 +299,13 @@ impl Speaker {
         if let Some(member) = self.members.get(&peer) {
             drop(member.commands.send(Command::Fail { notification, again }).await);
         }
+    }
+
+    /// Ends a peer's session because an operator wants it so, and says why to the operator on the
+    /// other side (6/2, RFC 9003: at most 255 octets of `reason` arrive). It stays down until
+    /// [`Speaker::start_peer`], or until settings come that need a new session.
+    pub async fn shutdown_peer(&self, peer: IpAddr, reason: &str) {
+        self.fail(peer, Notification::with_reason(Code::SHUTDOWN, reason), None).await;
     }
 
     /// Starts a peer that was stopped by a limit or an operator.
@@ -355,12 +366,20 @@ impl Speaker {
             .collect()
     }
 
-    /// Stops: every peer is told `notification`; without one they are left alone, so that those
-    /// with graceful restart keep our routes until the next run (RFC 4724).
+    /// Stops for good because an operator wants it so, and says why to those on the other sides
+    /// (6/2, RFC 9003: at most 255 octets of `reason` arrive). No peer keeps our routes.
+    pub async fn shutdown(self, reason: &str) {
+        self.stop(Some(Notification::with_reason(Code::SHUTDOWN, reason))).await;
+    }
+
+    /// Stops: every peer is told `notification`, which is delivered, for three seconds at most, when
+    /// this returns. Without one they are left alone, so that those with graceful restart keep our
+    /// routes until the next run (RFC 4724).
     pub async fn stop(mut self, notification: Option<Notification>) {
         self.listeners.close();
         // BFD's peers are told that this is no failure.
         self.bfd = None;
+        let told = notification.is_some();
         let members = std::mem::take(&mut self.members);
         let mut tasks = Vec::new();
         for member in members.into_values() {
@@ -371,6 +390,12 @@ impl Speaker {
             drop(task.await);
         }
         self.tables_task.abort();
+        if told {
+            // Ours is the last that could say anything.
+            let (own, mut over) = std::mem::replace(&mut self.closing, mpsc::channel(1));
+            drop(own);
+            while over.recv().await.is_some() {}
+        }
     }
 
     async fn tell_tables(&self, message: ToTables) {
