@@ -58,11 +58,14 @@ async fn check(asn: u32, rows: &[Row], outcome: Outcome) {
     assert_eq!(report.status.state, State::Established);
     assert_eq!(report.status.counters.faults, rows.len() as u64, "each is counted");
     let withdrawn = if outcome == Outcome::Withdrawn { rows.len() } else { 0 };
-    assert_eq!(report.status.counters.withdrawn_by_fault, withdrawn as u64);
+    let counters = report.status.counters;
+    assert_eq!(counters.withdrawn_by_fault, withdrawn as u64);
+    assert_eq!(counters.discarded_by_fault, (rows.len() - withdrawn) as u64);
     assert_eq!(rig.happening().await, Happening::Up);
     let Happening::Fault(fault) = rig.happening().await else { panic!("the first is told") };
     let octets: String = rows[0].2.iter().map(|octet| format!("{octet:02x}")).collect();
     assert!(fault.to_string().ends_with(&format!("value {octets}")), "logged in hex: {fault}");
+    assert!(rig.happenings.try_recv().is_err(), "one a minute");
 }
 
 #[tokio::test]
