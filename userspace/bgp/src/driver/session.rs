@@ -21,7 +21,7 @@ use super::status::{Counters, PeerStatus};
 use super::tables::{Outbound, ToTables, sleep_until};
 use super::{Happening, PeerEvent};
 use crate::attribute::{self, Fault};
-use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Time};
+use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Settings, Time};
 use crate::message::{Message, Notification, Params, ReceivedUpdate, Refresh, decode, next_frame};
 use crate::rib::{Keep, Limit, SessionUp};
 
@@ -39,7 +39,7 @@ pub(super) enum Command {
         notification: Notification,
         again: Option<Duration>,
     },
-    /// Another key, another pause after limits: nothing that ends the session.
+    /// Another key, who connects, pauses: nothing that ends the session.
     Config(Box<PeerConfig>),
 }
 
@@ -333,6 +333,12 @@ impl Peer {
                     // A connection that cannot take the key dies of the other side's silence.
                     drop(connection.set_password(&self.config));
                 }
+                if let Some(machine) = self.machine.take() {
+                    let Settings { passive, timing, .. } = self.config.settings;
+                    let settings = Settings { passive, timing, ..machine.settings().clone() };
+                    self.machine = Some(machine.with_settings(settings));
+                }
+                self.step(Event::Tick);
             }
         }
     }

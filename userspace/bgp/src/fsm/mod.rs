@@ -84,10 +84,15 @@ impl Machine {
         &self.settings
     }
 
-    /// Changes settings that the next OPEN tells, without touching connections.
+    /// Changes settings that the next OPEN tells, and who connects, without touching connections;
+    /// [`Event::Tick`] is due then.
     #[must_use]
     pub fn with_settings(mut self, settings: Settings) -> Self {
+        let connects = self.settings.passive && !settings.passive;
         self.settings = settings;
+        if connects && !self.is_idle() && self.links.is_empty() {
+            self.connect_at = Some(Duration::ZERO);
+        }
         self
     }
 
