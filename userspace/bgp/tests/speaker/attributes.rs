@@ -150,6 +150,9 @@ async fn b15_med_and_local_pref_end_at_the_border_of_an_as() {
 
 #[tokio::test]
 async fn b13_an_old_speakers_aggregator_has_six_octets_and_no_others() {
+    // 64999 in two octets.
+    const HIGH: u8 = 0xfd;
+    const LOW: u8 = 0xe7;
     let old = 64999;
     let rig = Rig::start(vec![peer(1, old)]).await;
     let mut open = says(1, old).open();
@@ -158,18 +161,19 @@ async fn b13_an_old_speakers_aggregator_has_six_octets_and_no_others() {
     raw.receive().await;
     raw.send(&Message::Open(open)).await;
     raw.send(&Message::Keepalive).await;
-    let [high, low] = 64999u16.to_be_bytes();
-    let good = [&[0x40, 1, 1, 0, 0x40, 2, 4, 2, 1, high, low, 0x40, 3, 4][..], &HOP.octets()];
+    let good = [&[0x40, 1, 1, 0, 0x40, 2, 4, 2, 1, HIGH, LOW, 0x40, 3, 4][..], &HOP.octets()];
     let good = good.concat();
     let id = Ipv4Addr::new(1, 1, 1, 1);
     let aggregator = |asn| Some(Aggregator { asn, id });
-    let rows: [(&[u8], &[u8], Option<Aggregator>, u64); 6] = [
-        (&[high, low, 1, 1, 1, 1], &[], aggregator(64999), 0),
+    // AGGREGATOR, AS4_AGGREGATOR, what is left of them, attributes discarded so far.
+    type Old = (&'static [u8], &'static [u8], Option<Aggregator>, u64);
+    let rows: [Old; 6] = [
+        (&[HIGH, LOW, 1, 1, 1, 1], &[], aggregator(64999), 0),
         // RFC 6793 4.2.3: 23456 stands for what AS4_AGGREGATOR says.
         (&[0x5b, 0xa0, 1, 1, 1, 1], &[0, 1, 0, 0, 1, 1, 1, 1], aggregator(65536), 0),
-        (&[high, low, 1, 1, 1, 1], &[0, 1, 0, 0, 2, 2, 2, 2], aggregator(64999), 0),
-        (&[0, 0, high, low, 1, 1, 1, 1], &[], None, 1),
-        (&[high, low, 1, 1, 1], &[], None, 2),
+        (&[HIGH, LOW, 1, 1, 1, 1], &[0, 1, 0, 0, 2, 2, 2, 2], aggregator(64999), 0),
+        (&[0, 0, HIGH, LOW, 1, 1, 1, 1], &[], None, 1),
+        (&[HIGH, LOW, 1, 1, 1], &[], None, 2),
         (&[0, 0, 1, 1, 1, 1], &[], None, 3),
     ];
     for (n, (value, as4, expected, faults)) in (0u8..).zip(rows) {

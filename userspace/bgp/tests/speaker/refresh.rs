@@ -12,6 +12,9 @@ use crate::routes::{announce, local, send};
 const V4: AfiSafi = AfiSafi { afi: 1, safi: 1 };
 const V6: AfiSafi = AfiSafi { afi: 2, safi: 1 };
 
+/// Capabilities that the peer lacks, its families, the one it asks for, whether it is answered.
+type Row = (&'static [u8], &'static [Family], AfiSafi, bool);
+
 /// A session whose OPEN lacks these capabilities; both ends of it are up.
 async fn without(rig: &mut Rig, n: u8, codes: &[u8], families: &[Family]) -> RawPeer {
     let mut settings = says(n, EXTERNAL);
@@ -41,23 +44,23 @@ async fn hears_something(raw: &mut RawPeer) -> bool {
 
 #[tokio::test]
 async fn b17_a_request_without_the_capability_or_of_another_family_is_ignored_and_told_once() {
-    let rows: [(&[u8], &[Family], AfiSafi, RefreshKind, bool); 6] = [
-        (&[2, 70], &Family::ALL, V4, RefreshKind::Request, false),
-        (&[70], &Family::ALL, V4, RefreshKind::Request, true),
-        (&[2], &Family::ALL, V4, RefreshKind::Request, true),
-        (&[], &[Family::Ipv4Unicast], V6, RefreshKind::Request, false),
-        (&[], &[Family::Ipv4Unicast], AfiSafi { afi: 25, safi: 70 }, RefreshKind::Request, false),
-        (&[], &[Family::Ipv4Unicast], V4, RefreshKind::Request, true),
+    let rows: [Row; 6] = [
+        (&[2, 70], &Family::ALL, V4, false),
+        (&[70], &Family::ALL, V4, true),
+        (&[2], &Family::ALL, V4, true),
+        (&[], &[Family::Ipv4Unicast], V6, false),
+        (&[], &[Family::Ipv4Unicast], AfiSafi { afi: 25, safi: 70 }, false),
+        (&[], &[Family::Ipv4Unicast], V4, true),
     ];
     let peers = (0..rows.len()).map(|n| peer(u8::try_from(n + 1).unwrap(), EXTERNAL)).collect();
     let mut rig = Rig::start(peers).await;
     rig.set_locals(vec![local("10.1.0.0/24"), local("fd01::/64")]).await;
     let mut sessions = Vec::new();
-    for (n, (codes, families, afi_safi, kind, answered)) in (1u8..).zip(rows) {
+    for (n, (codes, families, afi_safi, answered)) in (1u8..).zip(rows) {
         let name = format!("without {codes:?}, {families:?}: {afi_safi:?}");
         let mut raw = without(&mut rig, n, codes, families).await;
         while hears_something(&mut raw).await {}
-        let refresh = Refresh { afi_safi, kind };
+        let refresh = Refresh { afi_safi, kind: RefreshKind::Request };
         for _ in 0..2 {
             raw.send(&Message::Refresh(refresh)).await;
         }
