@@ -400,6 +400,9 @@ impl Router {
             Happening::Fault(fault) => {
                 warn!(%peer, name, %fault, "malformed UPDATE; the session goes on, more are counted");
             }
+            Happening::Ignored { refresh, why } => {
+                warn!(%peer, name, ?refresh, why, "ROUTE-REFRESH ignored");
+            }
             Happening::NearLimit { family, count } => {
                 let limit = self.settings.max_prefixes;
                 warn!(%peer, name, count, limit, %family, "many prefixes; more end the session");

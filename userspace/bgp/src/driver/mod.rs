@@ -8,6 +8,7 @@ mod bfd;
 mod config;
 mod connection;
 mod listener;
+mod seldom;
 mod session;
 mod sockopt;
 mod speaker;
@@ -24,6 +25,7 @@ use std::net::IpAddr;
 use crate::attribute::Fault;
 use crate::family::Family;
 use crate::fsm::Reason;
+use crate::message::Refresh;
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +50,16 @@ pub enum Happening {
     },
     /// A connection got no further than OPEN.
     Refused(Reason),
-    /// The first malformed UPDATE of a session that did not end it (RFC 7606), for the log.
+    /// A malformed UPDATE that did not end the session (RFC 7606), for the log; one a minute, and
+    /// all are counted in [`Counters`].
     Fault(Fault),
+    /// A ROUTE-REFRESH that must not be sent in this session was ignored; one a minute.
+    Ignored {
+        /// What it was.
+        refresh: Refresh,
+        /// Why, for people.
+        why: &'static str,
+    },
     /// It has sent three quarters of the prefixes that it may send (B22); once a session.
     NearLimit {
         /// Of which family.

@@ -16,11 +16,13 @@ use tokio::time::Instant;
 use super::config::PeerConfig;
 use super::connection::{Connection, connect};
 use super::listener;
+use super::seldom::Seldom;
 use super::status::{Counters, PeerStatus};
 use super::tables::{Outbound, ToTables, sleep_until};
 use super::{Happening, PeerEvent};
-use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Time};
-use crate::message::{Message, Notification, Params, decode, next_frame};
+use crate::attribute::{self, Fault};
+use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Settings, Time};
+use crate::message::{Message, Notification, Params, ReceivedUpdate, Refresh, decode, next_frame};
 use crate::rib::{Keep, Limit, SessionUp};
 
 /// Messages taken in before timers and writing are looked at again.
@@ -37,7 +39,7 @@ pub(super) enum Command {
         notification: Notification,
         again: Option<Duration>,
     },
-    /// Another key, another pause after limits: nothing that ends the session.
+    /// Another key, who connects, pauses: nothing that ends the session.
     Config(Box<PeerConfig>),
 }
 
@@ -53,12 +55,14 @@ pub(super) struct Peer {
     /// A batch was taken, the tables wait to hear that it was written.
     owes_ready: bool,
     session: Option<Negotiated>,
-    fault_told: bool,
+    faults_told: Seldom,
+    ignored_told: Seldom,
     /// Messages may be left in what was read.
     more: bool,
     epoch: Instant,
     tables: mpsc::Sender<ToTables>,
     events: mpsc::Sender<PeerEvent>,
+    closing: mpsc::Sender<()>,
     status: watch::Sender<PeerStatus>,
     counters: Counters,
 }
@@ -68,6 +72,8 @@ pub(super) struct Surroundings {
     pub(super) epoch: Instant,
     pub(super) tables: mpsc::Sender<ToTables>,
     pub(super) events: mpsc::Sender<PeerEvent>,
+    /// Held by connections until they are closed.
+    pub(super) closing: mpsc::Sender<()>,
     pub(super) status: watch::Sender<PeerStatus>,
     pub(super) seed: u64,
 }
@@ -78,7 +84,7 @@ pub(super) async fn run(
     around: Surroundings,
     mut commands: mpsc::Receiver<Command>,
 ) {
-    let Surroundings { epoch, tables, events, status, seed } = around;
+    let Surroundings { epoch, tables, events, closing, status, seed } = around;
     let mut peer = Peer {
         machine: Some(Machine::new(config.settings.clone(), seed)),
         config,
@@ -89,11 +95,13 @@ pub(super) async fn run(
         outbound: None,
         owes_ready: false,
         session: None,
-        fault_told: false,
+        faults_told: Seldom::default(),
+        ignored_told: Seldom::default(),
         more: false,
         epoch,
         tables,
         events,
+        closing,
         status,
         counters: Counters::default(),
     };
@@ -108,7 +116,8 @@ impl Peer {
             let deadline = self.deadline();
             let more_to_take = self.more && self.pending.is_empty();
             let tables = self.tables.clone();
-            let reads = self.pending.is_empty();
+            // No more is read than is worked off: a peer takes memory for one reading, no more.
+            let reads = self.pending.is_empty() && !self.more;
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
@@ -129,7 +138,8 @@ impl Peer {
                 Some(done) = self.connecting.join_next() => self.connected(done),
                 index = ready(&self.connections, reads) => self.read_and_write(index, reads),
                 () = sleep_until(self.epoch, deadline) => self.tick(),
-                () = std::future::ready(()), if more_to_take => {}
+                // Other peers' tasks come first.
+                () = tokio::task::yield_now(), if more_to_take => {}
             }
         }
         // The tables hear of the end before the peer's routes are removed by name.
@@ -139,7 +149,7 @@ impl Peer {
             }
         }
         for connection in self.connections.drain(..) {
-            connection.close();
+            connection.close(self.closing.clone());
         }
     }
 
@@ -172,7 +182,7 @@ impl Peer {
                     *other != id
                 });
                 if let Some(index) = self.connections.iter().position(|c| c.id == id) {
-                    self.connections.remove(index).close();
+                    self.connections.remove(index).close(self.closing.clone());
                 }
             }
             Action::Up(id, negotiated) => self.up(id, *negotiated),
@@ -188,21 +198,38 @@ impl Peer {
                 let what = Happening::Down { reason: down.reason, graceful: down.graceful };
                 self.tell(what);
             }
-            Action::Update(update) => {
-                self.counters.updates_received += 1;
-                self.counters.faults += update.faults.len() as u64;
-                self.counters.withdrawn_by_fault += u64::from(update.is_treated_as_withdraw());
-                if let Some(fault) = update.faults.first().filter(|_| !self.fault_told) {
-                    self.fault_told = true;
-                    let what = Happening::Fault(fault.clone());
-                    self.tell(what);
-                }
-                self.pending.push_back(ToTables::Update { peer: self.config.address, update });
-            }
-            Action::Refresh(refresh) => {
+            Action::Update(update) => self.update(update),
+            Action::Refresh(refresh) => self.refresh(refresh),
+            Action::Refused(reason) => self.tell(Happening::Refused(reason)),
+        }
+    }
+
+    fn update(&mut self, update: Box<ReceivedUpdate>) {
+        let discarded = |fault: &&Fault| fault.action == attribute::Action::Discard;
+        self.counters.updates_received += 1;
+        self.counters.faults += update.faults.len() as u64;
+        self.counters.withdrawn_by_fault += u64::from(update.is_treated_as_withdraw());
+        self.counters.discarded_by_fault += update.faults.iter().filter(discarded).count() as u64;
+        let now = self.now();
+        // The worst of them: what made routes go, if any did.
+        if let Some(fault) = update.faults.iter().max_by_key(|fault| fault.action)
+            && self.faults_told.lets(now)
+        {
+            self.tell(Happening::Fault(fault.clone()));
+        }
+        self.pending.push_back(ToTables::Update { peer: self.config.address, update });
+    }
+
+    fn refresh(&mut self, refresh: Refresh) {
+        let now = self.now();
+        match self.session.as_ref().map(|negotiated| negotiated.takes(&refresh)) {
+            Some(Ok(())) => {
                 self.pending.push_back(ToTables::Refresh { peer: self.config.address, refresh });
             }
-            Action::Refused(reason) => self.tell(Happening::Refused(reason)),
+            Some(Err(why)) if self.ignored_told.lets(now) => {
+                self.tell(Happening::Ignored { refresh, why });
+            }
+            _ => {}
         }
     }
 
@@ -211,7 +238,6 @@ impl Peer {
         let (tell, outbound) = mpsc::channel(4);
         self.outbound = Some(outbound);
         self.owes_ready = false;
-        self.fault_told = false;
         self.counters.established += 1;
         self.session = Some(negotiated.clone());
         // RFC 4724 4.1: we have restarted once, and forward from now on.
@@ -307,6 +333,12 @@ impl Peer {
                     // A connection that cannot take the key dies of the other side's silence.
                     drop(connection.set_password(&self.config));
                 }
+                if let Some(machine) = self.machine.take() {
+                    let Settings { passive, timing, .. } = self.config.settings;
+                    let settings = Settings { passive, timing, ..machine.settings().clone() };
+                    self.machine = Some(machine.with_settings(settings));
+                }
+                self.step(Event::Tick);
             }
         }
     }
@@ -319,17 +351,16 @@ impl Peer {
             // What the tables have not taken yet holds up the next.
             let taken =
                 (0..MESSAGES).take_while(|_| self.pending.is_empty() && self.take_message(id));
-            self.more |= taken.count() == MESSAGES || !self.pending.is_empty();
-        }
-        let now = self.now();
-        let mut lost = Vec::new();
-        for connection in &mut self.connections {
-            if connection.write(now).is_err() {
-                lost.push(connection.id);
+            let left = taken.count() == MESSAGES || !self.pending.is_empty();
+            self.more |= left;
+            // What came before the end counts.
+            if !left && self.connections.iter().any(|c| c.id == id && c.is_ended()) {
+                self.lose(id);
             }
         }
-        for id in lost {
-            self.lose(id);
+        let now = self.now();
+        for connection in &mut self.connections {
+            connection.write(now);
         }
         let waiting: usize = self.connections.iter().map(Connection::waiting).sum();
         if self.owes_ready && waiting <= LOW_WATER {
@@ -362,13 +393,9 @@ impl Peer {
     fn read_and_write(&mut self, index: usize, reads: bool) {
         let now = self.now();
         let Some(connection) = self.connections.get_mut(index) else { return };
-        let id = connection.id;
-        let written = connection.write(now);
-        let read = if reads { connection.read() } else { Ok(()) };
-        if written.is_err() || read.is_err() {
-            // What came before the end counts.
-            while self.take_message(id) {}
-            self.lose(id);
+        connection.write(now);
+        if reads {
+            connection.read();
         }
     }
 

@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use super::settings::Settings;
 use crate::family::{AfiSafi, Families, Family};
-use crate::message::{Capability, Code, GracefulRestart, Notification, Open, Params};
+use crate::message::{
+    Capability, Code, GracefulRestart, Notification, Open, Params, Refresh, RefreshKind,
+};
 
 /// What both sides agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +26,10 @@ pub struct Negotiated {
     pub graceful_restart: Option<GracefulRestart>,
     /// The peer's routes are kept when it restarts.
     pub graceful_helper: bool,
-    /// Both sides take NOTIFICATIONs gracefully (RFC 8538).
+    /// Both sides have the N bit (RFC 8538): the peer keeps our routes over any NOTIFICATION but a
+    /// hard reset.
+    pub notification_bit: bool,
+    /// So the peer's routes are kept over a NOTIFICATION, too.
     pub graceful_notification: bool,
     /// The peer's host name, if it told.
     pub hostname: String,
@@ -41,6 +46,22 @@ impl Negotiated {
     #[must_use]
     pub fn peer_restarted(&self) -> bool {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.restarted)
+    }
+
+    /// Whether a ROUTE-REFRESH of the peer means something in this session.
+    ///
+    /// # Errors
+    /// Why it is to be ignored (RFC 2918 4, RFC 7313 5), for people.
+    pub fn takes(&self, refresh: &Refresh) -> Result<(), &'static str> {
+        let marks = refresh.kind != RefreshKind::Request;
+        match Family::try_from(refresh.afi_safi) {
+            _ if marks && !self.params.enhanced_refresh => {
+                Err("the peer has not announced enhanced route refresh")
+            }
+            _ if !self.refresh => Err("the peer has not announced route refresh"),
+            Ok(family) if self.params.families.contains(family) => Ok(()),
+            _ => Err("its family was not negotiated"),
+        }
     }
 
     /// Families whose stale routes may stay for now: the peer kept forwarding (RFC 4724 4.2).
@@ -112,7 +133,9 @@ pub(super) fn check(mine: &Settings, open: &Open) -> Result<Negotiated, Notifica
     });
     let helper = mine.graceful_restart_s.is_some()
         && graceful_restart.as_ref().is_some_and(|restart| !restart.families.is_empty());
-    let notification = graceful_restart.as_ref().is_some_and(|restart| restart.notification);
+    // Ours is in every OPEN with graceful restart.
+    let notification_bit = mine.graceful_restart_s.is_some()
+        && graceful_restart.as_ref().is_some_and(|restart| restart.notification);
     let hostname = open.capabilities.iter().find_map(|capability| match capability {
         Capability::Fqdn { host, .. } => Some(host.clone()),
         _ => None,
@@ -137,7 +160,8 @@ pub(super) fn check(mine: &Settings, open: &Open) -> Result<Negotiated, Notifica
         }),
         graceful_restart,
         graceful_helper: helper,
-        graceful_notification: helper && notification,
+        notification_bit,
+        graceful_notification: helper && notification_bit,
         hostname: hostname.unwrap_or_default(),
     })
 }
@@ -164,6 +188,6 @@ fn check_role(mine: &Settings, open: &Open) -> Result<(), Notification> {
 /// Whether a peer that sends this is well, and is tried again without a longer pause: it closes
 /// one of two connections, is told to, or goes down for a while.
 pub(super) fn is_harmless(notification: &Notification) -> bool {
-    notification.code.code == 6
-        && !matches!(notification.code, Code::MAX_PREFIXES | Code::OUT_OF_RESOURCES)
+    let code = notification.inner().map_or(notification.code, |inner| inner.code);
+    code.code == 6 && !matches!(code, Code::MAX_PREFIXES | Code::OUT_OF_RESOURCES)
 }

@@ -24,8 +24,13 @@ pub struct Batch {
 }
 
 impl Out {
-    /// Sends everything of a family again.
+    /// Sends everything of a family again. Asked twice before anything went out it is once: a peer
+    /// that asks and asks costs nothing more.
     pub(super) fn send_again(&mut self, family: Family, enhanced: bool) {
+        if self.asked.contains(&family) {
+            return;
+        }
+        self.asked.push(family);
         let mut prefixes = Vec::new();
         for (prefix, sent) in self.sent.iter_mut().filter(|(p, _)| Family::of(p) == family) {
             sent.again = true;
@@ -48,7 +53,7 @@ impl Rib {
     pub fn has_batch(&self, address: IpAddr) -> bool {
         self.peers.get(&address).is_some_and(|peer| {
             let out = &peer.out;
-            let ends = !out.owes_end.is_empty() && self.locals_complete;
+            let ends = !out.owes_end.is_empty() && self.may_end();
             peer.session.is_some()
                 && (!out.dirty.is_empty()
                     || ends
@@ -57,14 +62,21 @@ impl Rib {
         })
     }
 
+    /// Whether all that there is for now is known, so that End-of-RIB is true.
+    fn may_end(&self) -> bool {
+        self.locals_complete && !self.waits_for_others()
+    }
+
     /// The next messages for a peer, about at most so many prefixes.
     pub fn take_batch(&mut self, address: IpAddr, most: usize) -> Batch {
         let mut batch = Batch::default();
+        let may_end = self.may_end();
         let speaker = Speaker { cluster_id: self.cluster_id(), draining: self.draining };
         let Some(peer) = self.peers.get_mut(&address) else { return batch };
         let Some(params) = peer.session.as_ref().map(|session| session.params) else {
             return batch;
         };
+        peer.out.asked.clear();
         let mark =
             |family, kind| Message::Refresh(Refresh { afi_safi: AfiSafi::from(family), kind });
         for family in std::mem::take(&mut peer.out.refresh_begins) {
@@ -104,7 +116,7 @@ impl Rib {
             for family in std::mem::take(&mut peer.out.refresh_ends) {
                 batch.messages.push(mark(family, RefreshKind::End));
             }
-            if self.locals_complete {
+            if may_end {
                 for family in std::mem::take(&mut peer.out.owes_end) {
                     let end = Update::end_of_rib(family);
                     batch.messages.push(Message::Update(Box::new(end)));
