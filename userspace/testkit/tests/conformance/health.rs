@@ -3,6 +3,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -100,7 +101,9 @@ fn r24_r25_r26_r50_a_load_balancer_learns_which_nodes_have_endpoints() {
     let draining = json!({ "ready": false, "serving": true, "terminating": true });
     let endpoints = [("web-3", json!({ "nodeName": "n2", "conditions": draining }))];
     rig.slices(NAME, &endpoints, &PORTS);
-    nodes[1].map(|address| counts(rig, address, port, 0));
+    for address in nodes[1] {
+        counts(rig, address, port, 0);
+    }
     // One family alone.
     rig.endpoints(NAME, &["web-1"]);
     rig.cluster.api().delete("endpointslices", "default", &format!("{NAME}-ipv6"));
@@ -197,12 +200,34 @@ fn r51_the_metrics_of_kube_proxy_are_on_loopback() {
     let metrics = asked("/metrics").body;
     for name in [
         "kubeproxy_sync_proxy_rules_duration_seconds",
-        "kubeproxy_network_programming_duration_seconds",
         "kubeproxy_sync_proxy_rules_service_changes_total",
         "rest_client_requests_total",
     ] {
         assert!(metrics.contains(name), "no {name} in {metrics}");
     }
+    // From what made an endpoint change until it is programmed.
+    let latency = || {
+        let metrics = asked("/metrics").body;
+        let counts = metrics.lines().filter(|line| {
+            line.starts_with("kubeproxy_network_programming_duration_seconds_count")
+        });
+        counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    let before = latency();
+    rig.service(NAME, json!({}));
+    rig.endpoints(NAME, &ALL);
+    let now = Command::new("date").args(["-u", "+%FT%TZ"]).output().unwrap().stdout;
+    let now = String::from_utf8(now).unwrap();
+    let trigger = "endpoints.kubernetes.io/last-change-trigger-time";
+    let slice = format!("{NAME}-ipv4");
+    let object = rig.cluster.api().get("endpointslices", "default", &slice).unwrap();
+    let patch = json!({
+        "metadata": { "annotations": { trigger: now.trim() } },
+        "endpoints": [object["endpoints"][0]],
+    });
+    rig.cluster.api().merge("endpointslices", "default", &slice, "", &patch).unwrap();
+    until("the latency to be counted", SOON, || latency() > before);
+    rig.remove(NAME);
     let [address, _] = node_addresses(rig, "n1");
     assert!(get(rig, "office", SocketAddr::new(address, METRICS), "/metrics").is_err());
 }
