@@ -76,9 +76,6 @@ const FLAGS: &[(&str, Advice)] = &[
     ("overlay-type", Later),
     ("enable-pod-egress", Later),
     ("auto-mtu", Later),
-    ("loadbalancer-ip-range", Later),
-    ("service-external-ip-range", Later),
-    ("strict-external-ip-validation", Later),
     ("adopt", Later),
 ];
 

@@ -27,6 +27,10 @@ const SCHEDULER_ANNOTATIONS: [&str; 2] =
 const SCHEDULERS: [Scheduler; 4] =
     [Scheduler::Random, Scheduler::LeastConnections, Scheduler::SourceHash, Scheduler::Maglev];
 
+/// Flags of the agent that [`Config::external_ranges`] and [`Config::load_balancer_ranges`] are of.
+const EXTERNAL_RANGE: &str = "--service-external-ip-range";
+const LOAD_BALANCER_RANGE: &str = "--loadbalancer-ip-range";
+
 /// `DefaultClientIPServiceAffinitySeconds` of the API (R22).
 const DEFAULT_AFFINITY_S: u32 = 10_800;
 
@@ -163,9 +167,9 @@ fn families(
     let cluster_ips = cluster_ips(spec, problems);
     let external = match (config.external_ips, &spec.external_ips) {
         (true, Some(texts)) => {
-            addresses(texts.iter().map(String::as_str), Use::Outside, problems, |i| {
-                format!("spec.externalIPs[{i}]")
-            })
+            let texts = texts.iter().map(String::as_str);
+            let within = Within { ranges: &config.external_ranges, flag: EXTERNAL_RANGE };
+            addresses(texts, Use::Outside, &within, problems, |i| format!("spec.externalIPs[{i}]"))
         }
         _ => Vec::new(),
     };
@@ -179,8 +183,10 @@ fn families(
         (Some(ip), None | Some("VIP")) => ip.as_str(),
         _ => "",
     });
-    let vips =
-        addresses(vips, Use::Service, problems, |i| format!("status.loadBalancer.ingress[{i}].ip"));
+    let within = Within { ranges: &config.load_balancer_ranges, flag: LOAD_BALANCER_RANGE };
+    let vips = addresses(vips, Use::Service, &within, problems, |i| {
+        format!("status.loadBalancer.ingress[{i}].ip")
+    });
     let ranges = source_ranges(spec, problems);
 
     let mut parts = Vec::with_capacity(2);
@@ -207,17 +213,34 @@ fn families(
     parts
 }
 
+/// Where the operator wants addresses of a kind to be.
+struct Within<'a> {
+    ranges: &'a [IpNet],
+    flag: &'static str,
+}
+
+impl Within<'_> {
+    fn check(&self, address: IpAddr) -> Result<IpAddr, Reason> {
+        if self.ranges.is_empty() || self.ranges.iter().any(|range| range.contains(&address)) {
+            return Ok(address);
+        }
+        Err(Reason::OutsideRanges { address: address.to_string(), flag: self.flag })
+    }
+}
+
 /// The addresses of a list that can be served, "" standing for an entry without one (R4).
 fn addresses<'a>(
     texts: impl Iterator<Item = &'a str>,
     usage: Use,
+    within: &Within<'_>,
     problems: &mut Problems,
     field: impl Fn(usize) -> String,
 ) -> Vec<IpAddr> {
+    let read = |text| parse::usable_address(text, usage).and_then(|address| within.check(address));
     texts
         .enumerate()
         .filter(|(_, text)| !text.is_empty())
-        .filter_map(|(i, text)| problems.ok(parse::usable_address(text, usage), || field(i)))
+        .filter_map(|(i, text)| problems.ok(read(text), || field(i)))
         .collect()
 }
 

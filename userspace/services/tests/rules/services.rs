@@ -235,6 +235,41 @@ fn r18_external_ips_can_be_switched_off() {
     assert!(!port.external_local);
 }
 
+/// B section 0: what is served is announced, so both follow from this.
+#[test]
+fn addresses_outside_of_the_operators_ranges_are_not_served_and_told_so() {
+    let patch = json!({
+        "spec": {"externalIPs": ["192.0.2.1", "198.51.100.1", "203.0.113.1"]},
+        "status": {"loadBalancer": {"ingress":
+            [{"ip": "198.51.100.2"}, {"ip": "203.0.113.2"}, {"ip": "192.0.2.9", "ipMode": "Proxy"}]}},
+    });
+    let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let both = &["198.51.100.0/24", "203.0.113.1/32"][..];
+    // external, load balancers, what is served beside the ClusterIP, and how many are told of
+    for (external, balancers, expected, told) in [
+        (&[][..], &[][..], "192.0.2.1 198.51.100.1 203.0.113.1 198.51.100.2 203.0.113.2", 0),
+        (both, &[], "198.51.100.1 203.0.113.1 198.51.100.2 203.0.113.2", 1),
+        (&[], both, "192.0.2.1 198.51.100.1 203.0.113.1 198.51.100.2", 1),
+        (both, both, "198.51.100.1 203.0.113.1 198.51.100.2", 2),
+        (&["fd00::/8"], &["fd00::/8"], "", 5),
+    ] {
+        let mut index = Index::new(Config {
+            external_ranges: ranges(external),
+            load_balancer_ranges: ranges(balancers),
+            ..Config::default()
+        });
+        index.apply_service(&service(patch.clone()));
+        let served = http(&mut index).unwrap().addresses;
+        let served = served.iter().filter(|(_, kind)| *kind != AddressKind::ClusterIp);
+        let served: Vec<String> = served.map(|(address, _)| address.to_string()).collect();
+        assert_eq!(served.join(" "), expected, "{external:?} {balancers:?}");
+        let problems = problems(&index);
+        assert_eq!(problems.len(), told, "{problems:?}");
+        let flags = ["--service-external-ip-range", "--loadbalancer-ip-range"];
+        assert!(problems.iter().all(|text| flags.iter().any(|f| text.contains(f))), "{problems:?}");
+    }
+}
+
 #[test]
 fn r22_affinity_is_by_client_ip_with_the_apis_default() {
     let timeout = |s: i64| json!({"clientIP": {"timeoutSeconds": s}});
