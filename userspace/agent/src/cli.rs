@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::bgp::BgpArgs;
 use crate::detector::{self, Mode};
-use crate::flags;
+use crate::flags::{self, LaterArgs};
 use crate::nodeports::{self, Word};
 
 /// Default of `--state-dir`.
@@ -218,6 +218,9 @@ pub struct AgentArgs {
     /// Flags of the router part.
     #[command(flatten)]
     pub bgp: BgpArgs,
+    /// Flags of parts that are not built yet.
+    #[command(flatten)]
+    pub later: LaterArgs,
     /// error, warn, info, debug or trace, or a filter as in RUST_LOG
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log_level: String,
@@ -255,6 +258,9 @@ where
             ),
         ];
         if let Some((_, text)) = refused.iter().find(|(refused, _)| *refused) {
+            return Err(clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n")));
+        }
+        if let Some(text) = args.later.refused() {
             return Err(clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n")));
         }
         if let Some(text) = detector::contradiction(args) {
@@ -399,12 +405,23 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_are_not_built_yet_can_be_switched_off() {
+        let flags = ["--enable-overlay=false", "--enable-pod-egress=false", "--auto-mtu=false"];
+        assert!(agent(&[&flags[..], &["--external-traffic=snat"]].concat()).is_ok());
+    }
+
+    #[test]
     fn nothing_is_taken_and_ignored() {
         let cases: &[(&[&str], &str)] = &[
             (&["--hostname-override=n1"], "--node-name"),
             (&["--ipvs-sync-period", "1m"], "--min-sync-period"),
             (&["--run-firewall=true"], "NetworkPolicies"),
-            (&["--enable-overlay=false"], "not in this version"),
+            (&["--enable-overlay"], "accepted: false"),
+            (&["--overlay-type=full"], "--enable-overlay=false"),
+            (&["--enable-pod-egress=true"], "accepted: false"),
+            (&["--auto-mtu=true"], "accepted: false"),
+            (&["--external-traffic=dsr"], "accepted: snat"),
+            (&["--external-traffic=nat"], "snat, dsr, hybrid"),
             (&["--bgp-holdtime", "2s"], "3s to 65535s"),
             (&["--cluster-asn", "0"], "--cluster-asn"),
             (&["--peer-router-ips", "192.0.2"], "--peer-router-ips"),

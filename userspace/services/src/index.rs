@@ -129,7 +129,8 @@ impl Index {
         let Some((name, mut problems)) = self.identify(Kind::Service, &service.metadata) else {
             return false;
         };
-        let parsed = service::parse(service, &self.config, &mut problems);
+        let before = self.services.get(&name);
+        let parsed = service::parse(service, &self.config, before, &mut problems);
         self.note(problems);
         let changed = match parsed {
             None => self.services.remove(&name).is_some(),

@@ -112,6 +112,9 @@ pub enum Reason {
         /// What is used in its place.
         instead: &'static str,
     },
+    /// kube-router's annotation for direct server return.
+    #[error("direct server return is not in this version; served with NAT")]
+    NoDirectReturn,
     /// An entry of the endpoints' weights that says nothing.
     #[error("\"{0}\" is not KEY=WEIGHT, with an address, pod or node and 0 to 100; ignored")]
     NotAWeight(String),

@@ -345,6 +345,60 @@ fn the_scheduler_annotation_has_an_alias_and_unknown_words_are_told() {
 }
 
 #[test]
+fn the_local_annotation_is_policy_local_for_all_addresses() {
+    let (own, alias) = ("sluice.io/service.local", "kube-router.io/service.local");
+    for (annotations, local, told) in [
+        (json!({}), false, 0),
+        (json!({own: "true"}), true, 0),
+        (json!({alias: "true"}), true, 0),
+        (json!({own: "false", alias: "true"}), false, 0),
+        (json!({alias: "yes"}), false, 1),
+    ] {
+        let mut index = index();
+        let patch = json!({"metadata": {"annotations": annotations}, "spec": {"type": "NodePort"}});
+        index.apply_service(&service(patch));
+        let port = http(&mut index).unwrap();
+        assert_eq!((port.internal_local, port.external_local), (local, local), "{annotations}");
+        assert_eq!(problems(&index).len(), told, "{annotations}");
+    }
+}
+
+#[test]
+fn what_an_annotation_says_stays_when_it_no_longer_parses() {
+    let mut index = index();
+    let mut say = |scheduler: &str, local: &str| {
+        let annotations = json!({"sluice.io/service.scheduler": scheduler, "kube-router.io/service.local": local});
+        index.apply_service(&service(json!({"metadata": {"annotations": annotations}})));
+        let port = http(&mut index).unwrap();
+        (port.scheduler, port.internal_local, problems(&index))
+    };
+    assert_eq!(say("mh", "true"), (Scheduler::Maglev, true, vec![]));
+    for _ in 0..2 {
+        let (scheduler, local, told) = say("hm", "ture");
+        assert_eq!((scheduler, local), (Scheduler::Maglev, true));
+        assert!(
+            told.len() == 2 && told.iter().any(|text| text.ends_with("mh is used")),
+            "{told:?}"
+        );
+    }
+    index.apply_service(&service(json!({})));
+    let port = http(&mut index).unwrap();
+    assert_eq!((port.scheduler, port.internal_local), (Scheduler::Random, false), "taken away");
+    assert_eq!(problems(&index), Vec::<String>::new());
+}
+
+#[test]
+fn direct_server_return_is_refused_in_words_and_the_service_is_served() {
+    for name in ["sluice.io/service.dsr", "kube-router.io/service.dsr"] {
+        let mut index = index();
+        index.apply_service(&service(json!({"metadata": {"annotations": {name: "tunnel"}}})));
+        assert!(http(&mut index).is_some());
+        let told = problems(&index);
+        assert!(told.len() == 1 && told[0].contains(name) && told[0].contains("NAT"), "{told:?}");
+    }
+}
+
+#[test]
 fn r42_the_creation_time_is_kept_in_unix_seconds() {
     assert_eq!(served(json!({})).unwrap().created_s, 1_767_225_600);
     assert_eq!(
