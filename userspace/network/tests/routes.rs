@@ -163,6 +163,39 @@ fn b26_routes_of_others_are_not_touched_and_win() {
     });
 }
 
+/// Protocol 92 in another table, or with another metric, is somebody's who took the number, too.
+#[test]
+fn b26_a_route_of_our_protocol_alone_is_not_ours() {
+    in_a_namespace(async |kernel| {
+        for route in [
+            "route add 10.1.0.0/24 via 10.0.0.2 proto 92 metric 2092 table 100",
+            "route add 10.2.0.0/24 via 10.0.0.2 proto 92 metric 7",
+            "route add 10.3.0.0/24 via 10.0.0.2 proto 92",
+            "-6 route add fd01::/64 via fd00:1::2 proto 92 metric 2092 table 100",
+            "-6 route add fd02::/64 via fd00:1::2 proto 92",
+        ] {
+            ip(route);
+        }
+        let shown =
+            || ip("-4 route show table all proto 92") + &ip("-6 route show table all proto 92");
+        let before = shown();
+        assert_eq!(before.lines().count(), 5, "{before}");
+        assert_eq!(kernel.routes().await.unwrap(), []);
+        let mut table = Table::default();
+        table.observe(kernel.routes().await.unwrap());
+        table.complete();
+        assert_eq!(settle(&mut table, &kernel).await, 0);
+        assert_eq!(kernel.remove_all().await.unwrap(), []);
+        // One of ours beside them is, and goes alone.
+        table.want(net("10.1.0.0/24"), via(&["10.0.0.3"]));
+        table.want(net("10.2.0.0/24"), via(&["10.0.0.3"]));
+        settle(&mut table, &kernel).await;
+        assert_eq!(kernel.routes().await.unwrap().len(), 2);
+        assert_eq!(kernel.remove_all().await.unwrap().len(), 2);
+        assert_eq!(shown(), before);
+    });
+}
+
 #[test]
 fn b26_the_own_range_is_unreachable_only_until_the_bridge_has_it() {
     in_a_namespace(async |kernel| {

@@ -10,7 +10,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, RouteNextHopBuilder};
 
@@ -247,8 +247,23 @@ fn collect(shown: &[RouteMessage], routes: &mut Vec<Installed>) {
     }
 }
 
+/// Whether a route is ours: protocol, table and metric, by all of which the kernel finds what we replace
+/// and delete. With the protocol alone it is somebody else's, whatever they mean by it.
+fn is_ours(message: &RouteMessage) -> bool {
+    let (mut table, mut metric) = (u32::from(message.header.table), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            _ => {}
+        }
+    }
+    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
+    (message.header.protocol, table, metric) == (RouteProtocol::Other(PROTOCOL), main, METRIC)
+}
+
 fn ours(message: &RouteMessage) -> Option<(IpNet, Target)> {
-    if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
+    if !is_ours(message) {
         return None;
     }
     let zero = match message.header.address_family {
@@ -296,9 +311,7 @@ pub fn changes() -> Result<impl Stream<Item = ()> + Send + Unpin, RouteError> {
     tokio::spawn(connection);
     Ok(messages.filter_map(|(message, _)| {
         let told = match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-                route.header.protocol == RouteProtocol::Other(PROTOCOL)
-            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => is_ours(&route),
             // Our own, for the most part; what others add is none of our business.
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(_)) => false,
             _ => true,
