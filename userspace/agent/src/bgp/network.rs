@@ -61,12 +61,7 @@ impl Routes {
         if self.own == own {
             return;
         }
-        for gone in self.own.iter().filter(|cidr| !own.contains(cidr)) {
-            self.table.want(*gone, None);
-        }
-        for cidr in own {
-            self.table.want(*cidr, Some(Target::Unreachable));
-        }
+        self.table.set_fixed(own.iter().map(|cidr| (*cidr, Target::Unreachable)).collect());
         self.own = own.to_vec();
         self.apply().await;
     }
@@ -74,9 +69,6 @@ impl Routes {
     /// What BGP chose anew.
     pub(super) async fn change(&mut self, changes: Vec<RouteChange>) {
         for (prefix, chosen) in changes {
-            if self.own.contains(&prefix) {
-                continue;
-            }
             let target = chosen.and_then(|chosen| Target::via(chosen.next_hops));
             self.table.want(prefix, target);
         }
