@@ -19,6 +19,9 @@ pub const POD_CIDR: Tag = Tag(1);
 /// Mark of addresses of Services.
 pub const VIP: Tag = Tag(2);
 
+/// Most of an annotation that a problem repeats, in characters.
+const EXCERPT: usize = 64;
+
 /// What a Service's annotations say about its announcement, over the flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -34,12 +37,13 @@ pub struct Overrides {
 pub type AllOverrides = BTreeMap<Key, Overrides>;
 
 impl Overrides {
-    /// Reads a Service's annotations, and names those that do not parse: the flags count then.
+    /// Reads a Service's annotations, and names those that do not parse: what they said `before`
+    /// stays then, so that a slip of the pen withdraws no address that is in use.
     #[must_use]
-    pub fn read(service: &Service) -> (Self, Vec<String>) {
+    pub fn read(service: &Service, before: Self) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
         let annotations = service.metadata.annotations.as_ref();
-        let mut read = |kind: &str| {
+        let mut read = |kind: &str, before: Option<bool>| {
             let (name, text) = ["sluice.io", "kube-router.io"].iter().find_map(|prefix| {
                 let name = format!("{prefix}/service.advertise.{kind}");
                 let text = annotations?.get(&name)?;
@@ -49,15 +53,22 @@ impl Overrides {
                 "true" => Some(true),
                 "false" => Some(false),
                 other => {
-                    problems.push(format!("annotation {name}: {other:?}; accepted: true, false"));
-                    None
+                    let counts = match before {
+                        Some(before) => format!("{before}, as it was,"),
+                        None => "the flag".to_owned(),
+                    };
+                    let other: String = other.chars().take(EXCERPT).collect();
+                    problems.push(format!(
+                        "annotation {name}: {other:?}; accepted: true, false; {counts} counts"
+                    ));
+                    before
                 }
             }
         };
         let overrides = Self {
-            cluster_ip: read("clusterip"),
-            external_ip: read("externalip"),
-            load_balancer_ip: read("loadbalancerip"),
+            cluster_ip: read("clusterip", before.cluster_ip),
+            external_ip: read("externalip", before.external_ip),
+            load_balancer_ip: read("loadbalancerip", before.load_balancer_ip),
         };
         (overrides, problems)
     }
@@ -256,11 +267,21 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "web", "annotations": annotations}}))
                 .expect("a Service")
         };
-        let (overrides, problems) = Overrides::read(&service(json!({
-            "kube-router.io/service.advertise.clusterip": "true",
-            "sluice.io/service.advertise.externalip": "false",
-            "sluice.io/service.advertise.loadbalancerip": "yes"})));
-        assert_eq!((overrides.cluster_ip, overrides.external_ip), (Some(true), Some(false)));
-        assert_eq!((overrides.load_balancer_ip, problems.len()), (None, 1));
+        let (first, problems) = Overrides::read(
+            &service(json!({
+                "kube-router.io/service.advertise.clusterip": "true",
+                "sluice.io/service.advertise.externalip": "false",
+                "sluice.io/service.advertise.loadbalancerip": "yes"})),
+            Overrides::default(),
+        );
+        assert_eq!((first.cluster_ip, first.external_ip), (Some(true), Some(false)));
+        assert_eq!((first.load_balancer_ip, problems.len()), (None, 1));
+        let bad = service(json!({"kube-router.io/service.advertise.clusterip": "ture",
+            "sluice.io/service.advertise.externalip": "flase"}));
+        let (second, problems) = Overrides::read(&bad, first);
+        assert_eq!((second, problems.len()), (first, 2), "the last good setting stays");
+        assert!(problems[0].ends_with("true, as it was, counts"), "{problems:?}");
+        let none = Overrides::read(&service(json!({})), second);
+        assert_eq!(none, (Overrides::default(), vec![]), "taken away");
     }
 }

@@ -416,7 +416,8 @@ impl Router {
     }
 
     fn problem_count(&self) -> usize {
-        self.problems.len() + self.annotation_problems.get(&self.node_name).map_or(0, Vec::len)
+        let of_node = self.annotation_problems.get(&self.node_name).map_or(0, Vec::len);
+        self.problems.len() + of_node + self.snapshot.borrow().advertise_problems
     }
 
     async fn neighbors(&self, on: &Speaking) -> Vec<NeighborRow> {
