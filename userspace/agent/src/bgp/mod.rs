@@ -12,6 +12,7 @@ pub mod metrics;
 mod network;
 pub mod nodes;
 mod peer_list;
+pub mod peer_options;
 pub mod peers;
 pub mod router;
 pub mod settings;

@@ -196,7 +196,7 @@ pub(super) fn asn(text: &str) -> Result<u32, String> {
     }
 }
 
-fn bool(text: &str) -> Result<bool, String> {
+pub(super) fn bool(text: &str) -> Result<bool, String> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -209,10 +209,10 @@ fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String> {
     words.map(|word| word.parse().map_err(|_| format!("cannot read {word:?}"))).collect()
 }
 
-type Communities = (Vec<Community>, Vec<LargeCommunity>);
+pub(super) type Communities = (Vec<Community>, Vec<LargeCommunity>);
 
 /// `64512:1, 64512:1:2, no-export` and numbers.
-fn communities(text: &str) -> Result<Communities, String> {
+pub(super) fn communities(text: &str) -> Result<Communities, String> {
     let (mut standard, mut large) = (Vec::new(), Vec::new());
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let bad = || {

@@ -401,13 +401,20 @@ impl Router {
                 warn!(%peer, name, %fault, "malformed UPDATE; the session goes on, more are counted");
             }
             Happening::NearLimit { family, count } => {
-                let limit = self.settings.max_prefixes;
+                let limit = self.limit_of(peer);
                 warn!(%peer, name, count, limit, %family, "many prefixes; more end the session");
                 self.events.bgp_near_limit(&format!(
-                    "{peer} ({name}) has sent {count} prefixes of {family}; the session ends above {limit} (--max-prefixes)"
+                    "{peer} ({name}) has sent {count} prefixes of {family}; the session ends above {limit}"
                 ));
             }
         }
+    }
+
+    /// Most prefixes of each family that a peer may send.
+    fn limit_of(&self, peer: IpAddr) -> u32 {
+        let routers = self.own().map(|own| own.annotated.peers.iter()).into_iter().flatten();
+        let mut own = routers.filter(|router| router.address == peer);
+        own.find_map(|router| router.options.max_prefixes).unwrap_or(self.settings.max_prefixes)
     }
 
     fn name_of(&self, peer: IpAddr) -> &str {
