@@ -163,6 +163,60 @@ fn b26_routes_of_others_are_not_touched_and_win() {
     });
 }
 
+#[test]
+fn b26_the_nodes_own_packets_come_from_its_address_and_such_routes_are_adopted() {
+    in_a_namespace(async |kernel| {
+        // Newer addresses that the kernel would not choose of itself.
+        ip("addr add 192.0.2.1/32 dev link0");
+        ip("addr add fd99::1/128 dev link0 nodad");
+        let sources: Vec<IpAddr> = ["192.0.2.1", "fd99::1"].map(|ip| ip.parse().unwrap()).into();
+        let found = kernel.links().await.unwrap().sources;
+        assert!(sources.iter().all(|source| found.contains(source)), "{found:?}");
+        let wanted = [
+            ("10.1.0.0/24", via(&["10.0.0.2"])),
+            ("10.2.0.0/24", via(&["10.0.0.2", "10.0.0.3"])),
+            ("10.3.0.0/24", Some(Target::Unreachable)),
+            ("fd01::/64", via(&["fd00:1::2"])),
+            ("fd02::/64", via(&["fd00:1::2", "fd00:1::3"])),
+            ("fd03::/64", Some(Target::Unreachable)),
+        ];
+        let want = |table: &mut Table| {
+            table.set_sources(sources.clone());
+            for (prefix, target) in &wanted {
+                table.want(net(prefix), target.clone());
+            }
+        };
+        let mut table = Table::default();
+        want(&mut table);
+        settle(&mut table, &kernel).await;
+        assert_eq!(table.refused().collect::<Vec<_>>(), []);
+        for (to, from) in [
+            ("10.1.0.5", "src 192.0.2.1"),
+            ("10.2.0.5", "src 192.0.2.1"),
+            ("fd01::5", "src fd99::1"),
+            ("fd02::5", "src fd99::1"),
+        ] {
+            let shown = ip(&format!("route get {to}"));
+            assert!(shown.contains(from), "{shown}");
+        }
+        let mut again = Table::default();
+        again.observe(kernel.routes().await.unwrap());
+        want(&mut again);
+        again.complete();
+        assert_eq!(again.plan(), [], "adopted: nothing to do");
+        // The address goes, and the kernel takes from its routes what it will.
+        ip("addr del 192.0.2.1/32 dev link0");
+        ip("addr del fd99::1/128 dev link0");
+        table.observe(kernel.routes().await.unwrap());
+        table.set_sources(vec![]);
+        settle(&mut table, &kernel).await;
+        assert_eq!(table.refused().collect::<Vec<_>>(), []);
+        assert_eq!(kernel.routes().await.unwrap().len(), wanted.len());
+        assert!(!ip("-4 route show proto 92").contains("src"));
+        assert!(!ip("-6 route show proto 92").contains("src"));
+    });
+}
+
 /// Protocol 92 in another table, or with another metric, is somebody's who took the number, too.
 #[test]
 fn b26_a_route_of_our_protocol_alone_is_not_ours() {

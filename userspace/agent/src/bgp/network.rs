@@ -15,6 +15,8 @@ pub(super) struct Routes {
     table: Table,
     /// Own pod ranges, which must not leave by the default route.
     own: Vec<IpNet>,
+    /// The Node's addresses, which own packets come from where the node has them.
+    of_node: Vec<IpAddr>,
     links: Links,
 }
 
@@ -36,7 +38,7 @@ impl Routes {
         let mut table = Table::default();
         table.observe(kernel.routes().await?);
         let links = kernel.links().await?;
-        Ok(Self { kernel, table, own: Vec::new(), links })
+        Ok(Self { kernel, table, own: Vec::new(), of_node: Vec::new(), links })
     }
 
     pub(super) fn links(&self) -> &Links {
@@ -56,11 +58,13 @@ impl Routes {
         found.map(|(_, why)| why.to_owned())
     }
 
-    /// The node's own pod ranges.
-    pub(super) async fn set_own(&mut self, own: &[IpNet]) {
-        if self.own == own {
+    /// The node's own pod ranges, and the addresses that others know it by.
+    pub(super) async fn set_own(&mut self, own: &[IpNet], addresses: &[IpAddr]) {
+        if self.own == own && self.of_node == addresses {
             return;
         }
+        self.of_node = addresses.to_vec();
+        self.set_sources();
         self.table.set_fixed(own.iter().map(|cidr| (*cidr, Target::Unreachable)).collect());
         self.own = own.to_vec();
         self.apply().await;
@@ -94,10 +98,17 @@ impl Routes {
             Ok(routes) => self.table.observe(routes),
             Err(fault) => warn!(%fault, "cannot look at the routes"),
         }
-        self.apply().await;
         let news = links != self.links;
         self.links = links;
+        self.set_sources();
+        self.apply().await;
         news
+    }
+
+    /// An address that the Node says and the node does not have would be refused by the kernel.
+    fn set_sources(&mut self) {
+        let all = self.of_node.iter().filter(|address| self.links.sources.contains(address));
+        self.table.set_sources(all.copied().collect());
     }
 
     async fn apply(&mut self) {

@@ -319,7 +319,7 @@ impl Router {
     async fn refresh(&mut self, on: &mut Speaking) {
         self.announce(on).await;
         let Some(own) = self.known.get(&self.node_name) else { return };
-        on.routes.set_own(&own.pod_cidrs).await;
+        on.routes.set_own(&own.pod_cidrs, &own.addresses).await;
         on.speaker.set_draining(own.draining).await;
         let others: Vec<NodeFacts> =
             self.known.values().filter(|node| node.name != self.node_name).cloned().collect();

@@ -7,14 +7,14 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, RouteNextHopBuilder};
 
-use super::{Installed, METRIC, Op, PROTOCOL, Target};
+use super::{Installed, METRIC, Op, PROTOCOL, Target, Way};
 
 /// Operations under way at once: each waits for the kernel's answer.
 const AT_ONCE: usize = 64;
@@ -48,6 +48,9 @@ pub struct Links {
     pub networks: Vec<IpNet>,
     /// The addresses themselves, sorted.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that packets may have as their source: not IPv6 ones that are still looked for
+    /// elsewhere (RFC 4862 5.4).
+    pub sources: Vec<IpAddr>,
 }
 
 impl Kernel {
@@ -120,6 +123,9 @@ impl Kernel {
             });
             let Some(address) = address.or(local) else { continue };
             result.addresses.push(local.unwrap_or(address));
+            if !is_unsettled(message) {
+                result.sources.push(local.unwrap_or(address));
+            }
             if address.is_loopback() {
                 continue;
             }
@@ -131,6 +137,8 @@ impl Kernel {
         result.networks.dedup();
         result.addresses.sort_unstable();
         result.addresses.dedup();
+        result.sources.sort_unstable();
+        result.sources.dedup();
         Ok(result)
     }
 
@@ -176,6 +184,17 @@ impl Kernel {
     }
 }
 
+/// Whether the kernel does not take it as a source yet, or never will.
+fn is_unsettled(message: &AddressMessage) -> bool {
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = flags.unwrap_or(AddressFlags::empty());
+    flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+        && !flags.contains(AddressFlags::Optimistic)
+}
+
 /// ESRCH of Linux on every architecture.
 const fn libc_esrch() -> i32 {
     3
@@ -200,19 +219,22 @@ fn message(prefix: &IpNet, target: Option<&Target>) -> RouteMessage {
     match target {
         None => message.header.kind = RouteType::Unspec,
         Some(Target::Unreachable) => message.header.kind = RouteType::Unreachable,
-        Some(Target::Via(hops)) => match hops.as_slice() {
-            [hop] => message.attributes.push(RouteAttribute::Gateway(gateway(*hop))),
-            hops => {
-                let all = hops.iter().filter_map(|hop| {
-                    let builder = match hop {
-                        IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
-                        IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
-                    };
-                    builder.via(*hop).ok().map(RouteNextHopBuilder::build)
-                });
-                message.attributes.push(RouteAttribute::MultiPath(all.collect()));
+        Some(Target::Via(Way { next_hops, source })) => {
+            message.attributes.extend(source.map(|ip| RouteAttribute::PrefSource(gateway(ip))));
+            match next_hops.as_slice() {
+                [hop] => message.attributes.push(RouteAttribute::Gateway(gateway(*hop))),
+                hops => {
+                    let all = hops.iter().filter_map(|hop| {
+                        let builder = match hop {
+                            IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
+                            IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
+                        };
+                        builder.via(*hop).ok().map(RouteNextHopBuilder::build)
+                    });
+                    message.attributes.push(RouteAttribute::MultiPath(all.collect()));
+                }
             }
-        },
+        }
     }
     message
 }
@@ -238,9 +260,9 @@ fn collect(shown: &[RouteMessage], routes: &mut Vec<Installed>) {
         let Some((prefix, target)) = ours(message) else { continue };
         let before = routes.iter_mut().rev().find(|route| route.prefix == prefix);
         match (before, target) {
-            (Some(Installed { target: Target::Via(hops), .. }), Target::Via(more)) => {
-                hops.extend(more);
-                hops.sort_unstable();
+            (Some(Installed { target: Target::Via(way), .. }), Target::Via(more)) => {
+                way.next_hops.extend(more.next_hops);
+                way.next_hops.sort_unstable();
             }
             (_, target) => routes.push(Installed { prefix, target }),
         }
@@ -271,11 +293,12 @@ fn ours(message: &RouteMessage) -> Option<(IpNet, Target)> {
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let mut destination = zero;
-    let mut hops = Vec::new();
+    let (mut hops, mut source) = (Vec::new(), None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(wire) => destination = address(wire)?,
             RouteAttribute::Gateway(wire) => hops.extend(address(wire)),
+            RouteAttribute::PrefSource(wire) => source = address(wire),
             RouteAttribute::MultiPath(all) => {
                 for attribute in all.iter().flat_map(|hop| &hop.attributes) {
                     if let RouteAttribute::Gateway(wire) = attribute {
@@ -288,7 +311,7 @@ fn ours(message: &RouteMessage) -> Option<(IpNet, Target)> {
     }
     let prefix = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
     let target = match message.header.kind {
-        RouteType::Unicast => Target::via(hops)?,
+        RouteType::Unicast => Target::via(hops)?.with_source(source),
         _ => Target::Unreachable,
     };
     Some((prefix, target))

@@ -1,6 +1,7 @@
 //! Owns the plan: wanted routes against those that stand. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -31,6 +32,8 @@ pub struct Table {
     wanted: BTreeMap<IpNet, Target>,
     /// What goes before that, at the same prefixes.
     fixed: BTreeMap<IpNet, Target>,
+    /// Source addresses, the first of each family counts.
+    sources: Vec<IpAddr>,
     stands: BTreeMap<IpNet, Target>,
     /// Standing routes that nobody in this run has wanted: they are adopted until `complete`.
     adopted: BTreeSet<IpNet>,
@@ -91,8 +94,20 @@ impl Table {
         }
     }
 
-    fn goal(&self, prefix: &IpNet) -> Option<&Target> {
-        self.fixed.get(prefix).or_else(|| self.wanted.get(prefix))
+    /// Sets the addresses that the node's own packets are to come from, the first of each family
+    /// counts; without one of a family the kernel chooses.
+    pub fn set_sources(&mut self, sources: Vec<IpAddr>) {
+        if self.sources != sources {
+            self.sources = sources;
+            self.dirty.extend(self.wanted.keys().chain(self.fixed.keys()));
+        }
+    }
+
+    fn goal(&self, prefix: &IpNet) -> Option<Target> {
+        let target = self.fixed.get(prefix).or_else(|| self.wanted.get(prefix))?;
+        let mut sources = self.sources.iter().copied();
+        let source = sources.find(|source| source.is_ipv4() == prefix.addr().is_ipv4());
+        Some(target.clone().with_source(source))
     }
 
     /// All that will be wanted is known now: what else stands may go.
@@ -110,7 +125,7 @@ impl Table {
 
     fn step(&self, prefix: IpNet) -> Option<Op> {
         match (self.goal(&prefix), self.stands.get(&prefix)) {
-            (Some(goal), stands) if stands != Some(goal) => Some(Op::Replace(prefix, goal.clone())),
+            (Some(goal), stands) if stands != Some(&goal) => Some(Op::Replace(prefix, goal)),
             (None, Some(_)) if self.complete || !self.adopted.contains(&prefix) => {
                 Some(Op::Delete(prefix))
             }
@@ -163,7 +178,7 @@ mod tests {
     }
 
     fn via(last: u8) -> Target {
-        Target::Via(vec![[10, 0, 0, last].into()])
+        Target::via(vec![[10, 0, 0, last].into()]).unwrap()
     }
 
     fn installed(prefix: &str, last: u8) -> Installed {
@@ -225,6 +240,26 @@ mod tests {
         assert_eq!(settle(&mut table), []);
         table.set_fixed(BTreeMap::new());
         assert_eq!(settle(&mut table), [Op::Delete(net("10.2.0.0/24"))]);
+    }
+
+    #[test]
+    fn b26_a_source_is_given_to_all_routes_of_its_family_and_found_again() {
+        let (prefix, mut table) = (net("10.1.0.0/24"), Table::default());
+        table.want(prefix, Some(via(1)));
+        table.want(net("10.2.0.0/24"), Some(Target::Unreachable));
+        settle(&mut table);
+        let sources: Vec<IpAddr> =
+            ["fd00::1", "10.0.0.9", "10.0.0.8"].map(|ip| ip.parse().unwrap()).into();
+        table.set_sources(sources.clone());
+        let with = via(1).with_source(Some(sources[1]));
+        assert_eq!(settle(&mut table), [Op::Replace(prefix, with.clone())]);
+        let mut again = Table::default();
+        again.observe([Installed { prefix, target: with }]);
+        again.set_sources(sources);
+        again.want(prefix, Some(via(1)));
+        assert_eq!(settle(&mut again), [], "adopted as it is");
+        again.set_sources(vec![]);
+        assert_eq!(settle(&mut again), [Op::Replace(prefix, via(1))]);
     }
 
     #[test]
