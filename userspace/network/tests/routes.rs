@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -214,6 +215,48 @@ fn b26_the_nodes_own_packets_come_from_its_address_and_such_routes_are_adopted()
         assert_eq!(kernel.routes().await.unwrap().len(), wanted.len());
         assert!(!ip("-4 route show proto 92").contains("src"));
         assert!(!ip("-6 route show proto 92").contains("src"));
+    });
+}
+
+/// The routes that lead served addresses out of an unreachable range, whatever way out there is.
+#[test]
+fn b26_ways_out_are_followed_and_such_routes_are_read_back_as_they_are() {
+    in_a_namespace(async |kernel| {
+        assert_eq!(kernel.shown().await.unwrap().ways_out, []);
+        let mut events = changes().unwrap();
+        for route in [
+            "route add default via 10.0.0.9",
+            "route add default via 10.0.0.8 metric 50",
+            "route add default via 10.0.0.7 table 100",
+            "-6 route add default via fe80::9 dev link0",
+        ] {
+            ip(route);
+        }
+        let heard = tokio::time::timeout(Duration::from_secs(2), events.next()).await;
+        assert_eq!(heard, Ok(Some(())));
+        let ways = kernel.shown().await.unwrap().ways_out;
+        let hops: Vec<String> = ways.iter().map(|way| way.next_hops[0].to_string()).collect();
+        assert_eq!(hops, ["10.0.0.9", "fe80::9"]);
+        assert_eq!((ways[0].link, ways[1].link.is_some()), (None, true), "where it is needed");
+        let fixed = BTreeMap::from([
+            (net("198.18.0.0/24"), Target::Unreachable),
+            (net("198.18.0.1/32"), Target::Via(ways[0].clone())),
+            (net("2001:db8::/64"), Target::Unreachable),
+            (net("2001:db8::1/128"), Target::Via(ways[1].clone())),
+        ]);
+        let mut table = Table::default();
+        table.set_sources(vec!["10.0.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()]);
+        table.set_fixed(fixed);
+        assert_eq!(settle(&mut table, &kernel).await, 4);
+        assert_eq!(table.refused().collect::<Vec<_>>(), []);
+        table.observe(kernel.routes().await.unwrap());
+        assert_eq!(table.plan(), [], "as they were asked for");
+        assert!(ip("route get 198.18.0.1").contains("via 10.0.0.9"));
+        assert!(ip("-6 route get 2001:db8::1").contains("via fe80::9 dev link0"));
+        for nobody in ["198.18.0.2", "2001:db8::2"] {
+            let output = Command::new("ip").args(["route", "get", nobody]).output().unwrap();
+            assert!(!output.status.success(), "not out by the default route: {output:?}");
+        }
     });
 }
 

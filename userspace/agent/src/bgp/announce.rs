@@ -103,6 +103,31 @@ pub fn routes(
     routes
 }
 
+/// The aggregates among what is announced that no range of ClusterIPs holds (there the data plane is
+/// silent about addresses that nobody has), and the addresses in them that are served.
+#[must_use]
+pub fn aggregates(
+    settings: &Settings,
+    announced: &[LocalRoute],
+    state: Option<&State>,
+    service_ranges: &[IpNet],
+) -> (Vec<IpNet>, Vec<IpAddr>) {
+    let vips = announced.iter().filter(|route| route.tag == VIP).map(|route| route.prefix);
+    let mut found: Vec<IpNet> = vips
+        .filter(|prefix| settings.aggregates.iter().any(|net| net.trunc() == *prefix))
+        .filter(|prefix| !service_ranges.iter().any(|range| range.contains(prefix)))
+        .collect();
+    found.sort_unstable();
+    if found.is_empty() {
+        return (found, Vec::new());
+    }
+    let all = state.into_iter().flat_map(|state| state.ports.values());
+    let addresses = all.flat_map(|port| port.addresses.iter().map(|(address, _)| *address));
+    let served: BTreeSet<IpAddr> =
+        addresses.filter(|address| found.iter().any(|net| net.contains(address))).collect();
+    (found, served.into_iter().collect())
+}
+
 /// Addresses that some Service wants announced, and whether only for a local endpoint.
 fn addresses<'a>(
     settings: &'a Settings,
@@ -250,6 +275,30 @@ mod tests {
         assert_eq!(vips(&settings, &cluster, &none), ["10.96.0.0/12", ALL[1], ALL[2]]);
         let local = state("Local", &[("10.244.1.5", "n1")]);
         assert_eq!(vips(&settings, &local, &none), ALL, "only here: told by itself");
+    }
+
+    #[test]
+    fn b26_aggregates_outside_of_the_cluster_ips_are_known_while_they_are_announced() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let ranges: Vec<IpNet> = nets(&["10.96.0.0/12"]);
+        let aggregates_of = |given: &[&str], state: &State| {
+            let settings = Settings { aggregates: nets(given), ..all_kinds() };
+            let overrides = AllOverrides::new();
+            let announced = routes(&settings, &[], Some(state), &overrides, &BTreeSet::new());
+            let (found, served) = aggregates(&settings, &announced, Some(state), &ranges);
+            let text = |all: Vec<String>| all.join(" ");
+            (
+                text(found.iter().map(ToString::to_string).collect()),
+                text(served.iter().map(ToString::to_string).collect()),
+            )
+        };
+        let cluster = state("Cluster", &[]);
+        let both = ("192.0.2.0/24".to_owned(), "192.0.2.1".to_owned());
+        let given = ["10.96.0.0/16", "192.0.2.9/24", "203.0.113.0/24"];
+        assert_eq!(aggregates_of(&given, &cluster), both);
+        assert_eq!(aggregates_of(&["10.96.0.0/16"], &cluster), Default::default());
+        // Nothing of it is announced: a host there is nobody's business.
+        assert_eq!(aggregates_of(&given, &state("Local", &[])), Default::default());
     }
 
     #[test]

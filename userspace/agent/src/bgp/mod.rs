@@ -7,6 +7,7 @@
 
 pub mod announce;
 pub mod flags;
+mod handle;
 mod keys;
 pub mod metrics;
 mod network;
@@ -20,5 +21,6 @@ pub mod show;
 pub mod view;
 
 pub use flags::BgpArgs;
-pub use router::{BgpHandle, Router};
+pub use handle::BgpHandle;
+pub use router::Router;
 pub use settings::Settings;

@@ -17,18 +17,19 @@ use sluice_bgp::driver::{Happening, Output, PeerEvent, Speaker, SpeakerConfig};
 use sluice_bgp::rib::Identity;
 use sluice_network::routes::changes;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::announce;
+use super::handle::{BgpHandle, Question};
 use super::keys::Keys;
 use super::metrics::BgpNumbers;
-use super::network::{Routes, addresses};
+use super::network::{Ends, Routes, addresses};
 use super::nodes::NodeFacts;
 use super::peers::{self, Ground};
 use super::settings::Settings;
-use super::view::{self, NeighborRow, RouteRow};
+use super::view::{self, NeighborRow};
 use crate::events::Events;
 use crate::snapshot::Snapshot;
 use crate::watch::Update;
@@ -43,34 +44,6 @@ const OPEN_AGAIN: Duration = Duration::from_secs(5);
 const MAX_PATHS: usize = 16;
 /// Most prefixes in one answer.
 const MAX_SHOWN: usize = 1_000_000;
-
-/// A question of the control socket.
-enum Question {
-    Neighbors(oneshot::Sender<Vec<NeighborRow>>),
-    Routes(Option<IpNet>, oneshot::Sender<Vec<RouteRow>>),
-}
-
-/// Asks the router.
-#[derive(Clone, Debug)]
-pub struct BgpHandle {
-    questions: mpsc::Sender<Question>,
-}
-
-impl BgpHandle {
-    /// All peers; `None` if the router has ended.
-    pub async fn neighbors(&self) -> Option<Vec<NeighborRow>> {
-        let (answer, answered) = oneshot::channel();
-        self.questions.send(Question::Neighbors(answer)).await.ok()?;
-        answered.await.ok()
-    }
-
-    /// Routes within a prefix, all if not given; `None` if the router has ended.
-    pub async fn routes(&self, within: Option<IpNet>) -> Option<Vec<RouteRow>> {
-        let (answer, answered) = oneshot::channel();
-        self.questions.send(Question::Routes(within, answer)).await.ok()?;
-        answered.await.ok()
-    }
-}
 
 /// What the router runs on.
 pub struct Router {
@@ -118,7 +91,7 @@ impl Router {
         events: Events,
         numbers: Arc<BgpNumbers>,
     ) -> (Self, BgpHandle) {
-        let (ask, questions) = mpsc::channel(16);
+        let (handle, questions) = BgpHandle::new();
         let router = Self {
             settings,
             node_name,
@@ -133,7 +106,7 @@ impl Router {
             keys: Keys::default(),
             problems: Vec::new(),
         };
-        (router, BgpHandle { questions: ask })
+        (router, handle)
     }
 
     /// Runs until `stop` is done.
@@ -159,7 +132,7 @@ impl Router {
             while self.own().is_none_or(|own| own.address().is_none()) || !self.nodes_listed {
                 tokio::select! {
                     update = self.nodes.recv() => self.on_nodes(update?),
-                    Some(question) = self.questions.recv() => refuse(question),
+                    Some(question) = self.questions.recv() => question.refuse(),
                 }
             }
             match self.try_open().await {
@@ -319,7 +292,6 @@ impl Router {
     async fn refresh(&mut self, on: &mut Speaking) {
         self.announce(on).await;
         let Some(own) = self.known.get(&self.node_name) else { return };
-        on.routes.set_own(&own.pod_cidrs, &own.addresses).await;
         on.speaker.set_draining(own.draining).await;
         let others: Vec<NodeFacts> =
             self.known.values().filter(|node| node.name != self.node_name).cloned().collect();
@@ -347,15 +319,24 @@ impl Router {
     }
 
     /// Announces what is written; pod ranges alone before that.
-    async fn announce(&mut self, on: &Speaking) {
+    async fn announce(&mut self, on: &mut Speaking) {
         let Some(own) = self.known.get(&self.node_name) else { return };
-        let (ready, state, overrides) = {
+        let (ready, state, overrides, ranges) = {
             let snapshot = self.snapshot.borrow_and_update();
-            (snapshot.is_ready(), Arc::clone(&snapshot.state), Arc::clone(&snapshot.advertise))
+            (
+                snapshot.is_ready(),
+                Arc::clone(&snapshot.state),
+                Arc::clone(&snapshot.advertise),
+                Arc::clone(&snapshot.service_ranges.0),
+            )
         };
         let state = ready.then_some(state.as_ref());
         let nodes = self.known.values().flat_map(|node| node.addresses.iter().copied()).collect();
         let routes = announce::routes(&self.settings, &own.pod_cidrs, state, &overrides, &nodes);
+        let (aggregates, served) = announce::aggregates(&self.settings, &routes, state, &ranges);
+        let ends = Ends { pod_cidrs: own.pod_cidrs.clone(), aggregates, served };
+        // First: whoever is told of them may send at once.
+        on.routes.set_own(ends, &own.addresses).await;
         on.speaker.set_locals(routes, ready).await;
     }
 
@@ -462,14 +443,6 @@ fn events_of(mut stream: impl Stream<Item = ()> + Send + Unpin + 'static) -> mps
         }
     });
     events
-}
-
-/// Nobody speaks yet.
-fn refuse(question: Question) {
-    match question {
-        Question::Neighbors(answer) => drop(answer.send(Vec::new())),
-        Question::Routes(_, answer) => drop(answer.send(Vec::new())),
-    }
 }
 
 /// The annotation's addresses, or all.
