@@ -13,6 +13,15 @@ pub struct AfiSafi {
     pub safi: u8,
 }
 
+impl fmt::Display for AfiSafi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Family::try_from(*self) {
+            Ok(family) => family.fmt(f),
+            Err(Self { afi, safi }) => write!(f, "AFI {afi} SAFI {safi}"),
+        }
+    }
+}
+
 /// An address family whose routes are exchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

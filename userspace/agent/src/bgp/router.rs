@@ -381,6 +381,9 @@ impl Router {
             Happening::Fault(fault) => {
                 warn!(%peer, name, %fault, "malformed UPDATE; the session goes on, more are counted");
             }
+            Happening::Ignored { refresh, why } => {
+                warn!(%peer, name, ?refresh, why, "ROUTE-REFRESH ignored; more are not told");
+            }
             Happening::NearLimit { family, count } => {
                 let limit = self.limit_of(peer);
                 warn!(%peer, name, count, limit, %family, "many prefixes; more end the session");

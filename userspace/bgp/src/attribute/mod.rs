@@ -157,6 +157,19 @@ impl NextHop {
             }
         }
     }
+
+    /// Whether another host can send packets there for this address alone: a martian is nobody's,
+    /// and a link-local one says nothing beyond its link.
+    #[must_use]
+    pub fn is_of_use_to_others(&self) -> bool {
+        let link_local = match self {
+            Self::V4(address) => address.is_link_local(),
+            Self::V6 { address, .. } => {
+                address.is_unicast_link_local() || address.to_ipv4_mapped().is_some()
+            }
+        };
+        !link_local && !self.is_martian()
+    }
 }
 
 impl From<IpAddr> for NextHop {

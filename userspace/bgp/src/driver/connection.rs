@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 
 use super::config::PeerConfig;
 use super::sockopt;
@@ -24,6 +25,10 @@ pub(super) struct Connection {
     /// Read, but not yet taken as messages.
     pub(super) inbox: BytesMut,
     outbox: BytesMut,
+    /// Writing has failed: what the peer sent before that is still read, then it is over.
+    mute: bool,
+    /// Nothing more comes; what was read still counts.
+    ended: bool,
     /// When octets were last taken by the socket, or the outbox was empty.
     pub(super) progress_at: Time,
     pub(super) local_address: Option<IpAddr>,
@@ -39,19 +44,21 @@ impl Connection {
             stream,
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
+            mute: false,
+            ended: false,
             progress_at: now,
             local_address,
         }
     }
 
-    /// Completes when there is something to read or write.
+    /// Completes when there is something to read or write; never once all was read.
     pub(super) async fn ready(&self, read: bool) {
         let readable = async {
-            if read {
+            match (read && !self.ended, self.mute) {
+                (false, _) => std::future::pending::<()>().await,
+                (true, true) => {}
                 // Errors show when reading.
-                drop(self.stream.readable().await);
-            } else {
-                std::future::pending::<()>().await;
+                (true, false) => drop(self.stream.readable().await),
             }
         };
         let writable = async {
@@ -64,18 +71,19 @@ impl Connection {
         tokio::select! { () = readable => {}, () = writable => {} }
     }
 
-    /// Reads what is there.
-    ///
-    /// # Errors
-    /// The connection is over; an orderly end is [`io::ErrorKind::UnexpectedEof`].
-    pub(super) fn read(&mut self) -> io::Result<()> {
+    /// Reads what is there, at most so much at once; sees the end.
+    pub(super) fn read(&mut self) {
         self.inbox.reserve(READ);
-        match self.stream.try_read_buf(&mut self.inbox) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.ended |= match self.stream.try_read_buf(&mut self.inbox) {
+            Ok(count) => count == 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.mute,
+            Err(_) => true,
+        };
+    }
+
+    /// Whether nothing more will be read.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended
     }
 
     /// Appends to what is written.
@@ -87,23 +95,20 @@ impl Connection {
         self.outbox.len()
     }
 
-    /// Writes what the socket takes.
-    ///
-    /// # Errors
-    /// The connection is over.
-    pub(super) fn write(&mut self, now: Time) -> io::Result<()> {
-        while !self.outbox.is_empty() {
+    /// Writes what the socket takes. After an error there is nobody to write to.
+    pub(super) fn write(&mut self, now: Time) {
+        while !self.mute && !self.outbox.is_empty() {
             match self.stream.try_write(&self.outbox) {
                 Ok(count) => {
                     self.outbox.advance(count);
                     self.progress_at = now;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.mute = true,
             }
         }
+        self.outbox.clear();
         self.progress_at = now;
-        Ok(())
     }
 
     /// Changes the key of a connection that stands.
@@ -113,9 +118,10 @@ impl Connection {
 
     /// Delivers what waits, then closes; in a task of its own, and not for long. What the peer
     /// still sends is read, for a socket closed over unread octets sends RST, which takes the
-    /// NOTIFICATION from the peer's reader.
-    pub(super) fn close(mut self) {
+    /// NOTIFICATION from the peer's reader. `closing` is held until then.
+    pub(super) fn close(mut self, closing: mpsc::Sender<()>) {
         tokio::spawn(tokio::time::timeout(LINGER, async move {
+            let _closing = closing;
             if self.stream.write_all(&self.outbox).await.is_ok()
                 && self.stream.shutdown().await.is_ok()
             {

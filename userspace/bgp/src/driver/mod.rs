@@ -24,6 +24,7 @@ use std::net::IpAddr;
 use crate::attribute::Fault;
 use crate::family::Family;
 use crate::fsm::Reason;
+use crate::message::Refresh;
 
 /// Something that an operator may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,13 @@ pub enum Happening {
     Refused(Reason),
     /// The first malformed UPDATE of a session that did not end it (RFC 7606), for the log.
     Fault(Fault),
+    /// A ROUTE-REFRESH that must not be sent in this session was ignored; the first of a session.
+    Ignored {
+        /// What it was.
+        refresh: Refresh,
+        /// Why, for people.
+        why: &'static str,
+    },
     /// It has sent three quarters of the prefixes that it may send (B22); once a session.
     NearLimit {
         /// Of which family.

@@ -20,7 +20,7 @@ use super::status::{Counters, PeerStatus};
 use super::tables::{Outbound, ToTables, sleep_until};
 use super::{Happening, PeerEvent};
 use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Time};
-use crate::message::{Message, Notification, Params, decode, next_frame};
+use crate::message::{Message, Notification, Params, Refresh, decode, next_frame};
 use crate::rib::{Keep, Limit, SessionUp};
 
 /// Messages taken in before timers and writing are looked at again.
@@ -54,11 +54,13 @@ pub(super) struct Peer {
     owes_ready: bool,
     session: Option<Negotiated>,
     fault_told: bool,
+    ignored_told: bool,
     /// Messages may be left in what was read.
     more: bool,
     epoch: Instant,
     tables: mpsc::Sender<ToTables>,
     events: mpsc::Sender<PeerEvent>,
+    closing: mpsc::Sender<()>,
     status: watch::Sender<PeerStatus>,
     counters: Counters,
 }
@@ -68,6 +70,8 @@ pub(super) struct Surroundings {
     pub(super) epoch: Instant,
     pub(super) tables: mpsc::Sender<ToTables>,
     pub(super) events: mpsc::Sender<PeerEvent>,
+    /// Held by connections until they are closed.
+    pub(super) closing: mpsc::Sender<()>,
     pub(super) status: watch::Sender<PeerStatus>,
     pub(super) seed: u64,
 }
@@ -78,7 +82,7 @@ pub(super) async fn run(
     around: Surroundings,
     mut commands: mpsc::Receiver<Command>,
 ) {
-    let Surroundings { epoch, tables, events, status, seed } = around;
+    let Surroundings { epoch, tables, events, closing, status, seed } = around;
     let mut peer = Peer {
         machine: Some(Machine::new(config.settings.clone(), seed)),
         config,
@@ -90,10 +94,12 @@ pub(super) async fn run(
         owes_ready: false,
         session: None,
         fault_told: false,
+        ignored_told: false,
         more: false,
         epoch,
         tables,
         events,
+        closing,
         status,
         counters: Counters::default(),
     };
@@ -108,7 +114,8 @@ impl Peer {
             let deadline = self.deadline();
             let more_to_take = self.more && self.pending.is_empty();
             let tables = self.tables.clone();
-            let reads = self.pending.is_empty();
+            // No more is read than is worked off: a peer takes memory for one reading, no more.
+            let reads = self.pending.is_empty() && !self.more;
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
@@ -129,7 +136,8 @@ impl Peer {
                 Some(done) = self.connecting.join_next() => self.connected(done),
                 index = ready(&self.connections, reads) => self.read_and_write(index, reads),
                 () = sleep_until(self.epoch, deadline) => self.tick(),
-                () = std::future::ready(()), if more_to_take => {}
+                // Other peers' tasks come first.
+                () = tokio::task::yield_now(), if more_to_take => {}
             }
         }
         // The tables hear of the end before the peer's routes are removed by name.
@@ -139,7 +147,7 @@ impl Peer {
             }
         }
         for connection in self.connections.drain(..) {
-            connection.close();
+            connection.close(self.closing.clone());
         }
     }
 
@@ -172,7 +180,7 @@ impl Peer {
                     *other != id
                 });
                 if let Some(index) = self.connections.iter().position(|c| c.id == id) {
-                    self.connections.remove(index).close();
+                    self.connections.remove(index).close(self.closing.clone());
                 }
             }
             Action::Up(id, negotiated) => self.up(id, *negotiated),
@@ -199,10 +207,21 @@ impl Peer {
                 }
                 self.pending.push_back(ToTables::Update { peer: self.config.address, update });
             }
-            Action::Refresh(refresh) => {
+            Action::Refresh(refresh) => self.refresh(refresh),
+            Action::Refused(reason) => self.tell(Happening::Refused(reason)),
+        }
+    }
+
+    fn refresh(&mut self, refresh: Refresh) {
+        match self.session.as_ref().map(|negotiated| negotiated.takes(&refresh)) {
+            Some(Ok(())) => {
                 self.pending.push_back(ToTables::Refresh { peer: self.config.address, refresh });
             }
-            Action::Refused(reason) => self.tell(Happening::Refused(reason)),
+            Some(Err(why)) if !self.ignored_told => {
+                self.ignored_told = true;
+                self.tell(Happening::Ignored { refresh, why });
+            }
+            _ => {}
         }
     }
 
@@ -212,6 +231,7 @@ impl Peer {
         self.outbound = Some(outbound);
         self.owes_ready = false;
         self.fault_told = false;
+        self.ignored_told = false;
         self.counters.established += 1;
         self.session = Some(negotiated.clone());
         // RFC 4724 4.1: we have restarted once, and forward from now on.
@@ -319,17 +339,16 @@ impl Peer {
             // What the tables have not taken yet holds up the next.
             let taken =
                 (0..MESSAGES).take_while(|_| self.pending.is_empty() && self.take_message(id));
-            self.more |= taken.count() == MESSAGES || !self.pending.is_empty();
-        }
-        let now = self.now();
-        let mut lost = Vec::new();
-        for connection in &mut self.connections {
-            if connection.write(now).is_err() {
-                lost.push(connection.id);
+            let left = taken.count() == MESSAGES || !self.pending.is_empty();
+            self.more |= left;
+            // What came before the end counts.
+            if !left && self.connections.iter().any(|c| c.id == id && c.is_ended()) {
+                self.lose(id);
             }
         }
-        for id in lost {
-            self.lose(id);
+        let now = self.now();
+        for connection in &mut self.connections {
+            connection.write(now);
         }
         let waiting: usize = self.connections.iter().map(Connection::waiting).sum();
         if self.owes_ready && waiting <= LOW_WATER {
@@ -362,13 +381,9 @@ impl Peer {
     fn read_and_write(&mut self, index: usize, reads: bool) {
         let now = self.now();
         let Some(connection) = self.connections.get_mut(index) else { return };
-        let id = connection.id;
-        let written = connection.write(now);
-        let read = if reads { connection.read() } else { Ok(()) };
-        if written.is_err() || read.is_err() {
-            // What came before the end counts.
-            while self.take_message(id) {}
-            self.lose(id);
+        connection.write(now);
+        if reads {
+            connection.read();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use tokio::net::TcpStream;
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::PeerEvent;
 use super::bfd::{Bfd, States, Wanted};
-use super::config::{PeerConfig, SpeakerConfig};
-use super::listener::Listeners;
+use super::config::{Password, PeerConfig, SpeakerConfig};
+use super::listener::{Fault, Listeners};
 use super::session::{self, Command, Surroundings};
 use super::status::PeerStatus;
 use super::tables::{Output, Tables, ToTables};
@@ -52,6 +52,15 @@ pub enum SpeakerError {
     },
 }
 
+impl From<Fault> for SpeakerError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Listen(address, source) => Self::Listen { address, source },
+            Fault::Key(peer, source) => Self::Password { peer, source },
+        }
+    }
+}
+
 /// A peer as it is configured and as it stands.
 #[derive(Clone, Debug)]
 pub struct PeerReport {
@@ -79,6 +88,8 @@ pub struct Speaker {
     listeners: Listeners,
     members: BTreeMap<IpAddr, Member>,
     events: mpsc::Sender<PeerEvent>,
+    /// Each connection that is closing holds the sender: nothing is sent, the end is what counts.
+    closing: (mpsc::Sender<()>, mpsc::Receiver<()>),
     epoch: Instant,
     seed: u64,
     /// The task of BFD, once some peer wants it, and what it shows.
@@ -101,8 +112,11 @@ impl Speaker {
     pub fn start(
         config: SpeakerConfig,
     ) -> Result<(Self, mpsc::Receiver<Output>, mpsc::Receiver<PeerEvent>), SpeakerError> {
-        let listeners = Listeners::open(&config.listen)
-            .map_err(|(address, source)| SpeakerError::Listen { address, source })?;
+        let mut listeners = Listeners::new();
+        let faults = listeners.add(&config.listen.iter().copied().collect(), &[]);
+        if let Some(fault) = faults.into_iter().next() {
+            return Err(fault.into());
+        }
         let epoch = Instant::now();
         let (tables, inputs) = mpsc::channel(INPUTS);
         let (output, outputs) = mpsc::channel(1);
@@ -115,6 +129,7 @@ impl Speaker {
             listeners,
             members: BTreeMap::new(),
             events,
+            closing: mpsc::channel(1),
             epoch,
             seed: config.seed,
             bfd: None,
@@ -127,6 +142,22 @@ impl Speaker {
     #[must_use]
     pub fn listens_at(&self) -> Vec<SocketAddr> {
         self.listeners.addresses()
+    }
+
+    /// Listens at these addresses and no others, nowhere if there are none. What stays is not
+    /// touched, and no session is; see [`SpeakerConfig::listen`].
+    ///
+    /// # Errors
+    /// The first address that cannot be listened at; the others are. It is tried again whenever
+    /// this is called.
+    pub async fn set_listen(&mut self, addresses: Vec<SocketAddr>) -> Result<(), SpeakerError> {
+        let keys: Vec<(IpAddr, &Password)> = self
+            .members
+            .iter()
+            .filter_map(|(peer, member)| Some((*peer, member.config.password.as_ref()?)))
+            .collect();
+        let faults = self.listeners.set(&addresses, &keys).await;
+        faults.into_iter().next().map_or(Ok(()), |fault| Err(fault.into()))
     }
 
     /// Connections that peers, or anyone, made: each is to be given to [`Speaker::accept`]. Once.
@@ -236,6 +267,7 @@ impl Speaker {
             epoch: self.epoch,
             tables: self.tables.clone(),
             events: self.events.clone(),
+            closing: self.closing.0.clone(),
             status: publish,
             seed: self.seed,
         };
@@ -269,6 +301,13 @@ impl Speaker {
         }
     }
 
+    /// Ends a peer's session because an operator wants it so, and says why to the operator on the
+    /// other side (6/2, RFC 9003: at most 255 octets of `reason` arrive). It stays down until
+    /// [`Speaker::start_peer`], or until settings come that need a new session.
+    pub async fn shutdown_peer(&self, peer: IpAddr, reason: &str) {
+        self.fail(peer, Notification::with_reason(Code::SHUTDOWN, reason), None).await;
+    }
+
     /// Starts a peer that was stopped by a limit or an operator.
     pub async fn start_peer(&self, peer: IpAddr) {
         if let Some(member) = self.members.get(&peer) {
@@ -289,6 +328,12 @@ impl Speaker {
     /// Sets this node's addresses.
     pub async fn set_addresses(&self, addresses: Vec<IpAddr>) {
         self.tell_tables(ToTables::SetAddresses(addresses)).await;
+    }
+
+    /// Sets our cluster as a route reflector; our identifier if `None`. Routes are looked at again
+    /// for it (RFC 4456 8), and only peers that are told of reflected routes hear of it.
+    pub async fn set_cluster_id(&self, cluster_id: Option<Ipv4Addr>) {
+        self.tell_tables(ToTables::SetClusterId(cluster_id)).await;
     }
 
     /// Announces everything as about to go away (B10), or no longer so.
@@ -321,12 +366,20 @@ impl Speaker {
             .collect()
     }
 
-    /// Stops: every peer is told `notification`; without one they are left alone, so that those
-    /// with graceful restart keep our routes until the next run (RFC 4724).
+    /// Stops for good because an operator wants it so, and says why to those on the other sides
+    /// (6/2, RFC 9003: at most 255 octets of `reason` arrive). No peer keeps our routes.
+    pub async fn shutdown(self, reason: &str) {
+        self.stop(Some(Notification::with_reason(Code::SHUTDOWN, reason))).await;
+    }
+
+    /// Stops: every peer is told `notification`, which is delivered, for three seconds at most, when
+    /// this returns. Without one they are left alone, so that those with graceful restart keep our
+    /// routes until the next run (RFC 4724).
     pub async fn stop(mut self, notification: Option<Notification>) {
         self.listeners.close();
         // BFD's peers are told that this is no failure.
         self.bfd = None;
+        let told = notification.is_some();
         let members = std::mem::take(&mut self.members);
         let mut tasks = Vec::new();
         for member in members.into_values() {
@@ -337,6 +390,12 @@ impl Speaker {
             drop(task.await);
         }
         self.tables_task.abort();
+        if told {
+            // Ours is the last that could say anything.
+            let (own, mut over) = std::mem::replace(&mut self.closing, mpsc::channel(1));
+            drop(own);
+            while over.recv().await.is_some() {}
+        }
     }
 
     async fn tell_tables(&self, message: ToTables) {

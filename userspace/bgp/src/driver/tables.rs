@@ -5,7 +5,7 @@
 //! when it asks for more: what waits is the difference, never a queue of all that happened.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
@@ -78,6 +78,7 @@ pub(super) enum ToTables {
     },
     SetLinks(Option<Vec<IpNet>>),
     SetAddresses(Vec<IpAddr>),
+    SetClusterId(Option<Ipv4Addr>),
     SetDraining(bool),
     Show {
         within: Option<IpNet>,
@@ -176,6 +177,7 @@ impl Tables {
             ToTables::SetLocals { routes, complete } => rib.set_locals(routes, complete),
             ToTables::SetLinks(links) => rib.set_links(links),
             ToTables::SetAddresses(addresses) => rib.set_addresses(addresses),
+            ToTables::SetClusterId(cluster_id) => rib.set_cluster_id(cluster_id),
             ToTables::SetDraining(draining) => rib.set_draining(draining),
             // Whoever asked may have gone.
             ToTables::Show { within, most, answer } => drop(answer.send(rib.show(within, most))),

@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use super::settings::Settings;
 use crate::family::{AfiSafi, Families, Family};
-use crate::message::{Capability, Code, GracefulRestart, Notification, Open, Params};
+use crate::message::{
+    Capability, Code, GracefulRestart, Notification, Open, Params, Refresh, RefreshKind,
+};
 
 /// What both sides agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,22 @@ impl Negotiated {
     #[must_use]
     pub fn peer_restarted(&self) -> bool {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.restarted)
+    }
+
+    /// Whether a ROUTE-REFRESH of the peer means something in this session.
+    ///
+    /// # Errors
+    /// Why it is to be ignored (RFC 2918 4, RFC 7313 5), for people.
+    pub fn takes(&self, refresh: &Refresh) -> Result<(), &'static str> {
+        let marks = refresh.kind != RefreshKind::Request;
+        match Family::try_from(refresh.afi_safi) {
+            _ if marks && !self.params.enhanced_refresh => {
+                Err("the peer has not announced enhanced route refresh")
+            }
+            _ if !self.refresh => Err("the peer has not announced route refresh"),
+            Ok(family) if self.params.families.contains(family) => Ok(()),
+            _ => Err("its family was not negotiated"),
+        }
     }
 
     /// Families whose stale routes may stay for now: the peer kept forwarding (RFC 4724 4.2).

@@ -4,6 +4,7 @@
 //! [`Update::announce`] write them.
 
 mod capability;
+mod explain;
 mod mp;
 mod notification;
 mod open;
@@ -155,7 +156,8 @@ pub fn decode(frame: &Frame, params: &Params) -> Result<Received, Notification> 
         3 => match frame.body.get(..2) {
             Some([code, subcode]) => Ok(Received::Notification(Notification {
                 code: Code { code: *code, subcode: *subcode },
-                data: frame.body.slice(2..),
+                // It is kept for the operator, and must not keep all that was read with it.
+                data: Bytes::copy_from_slice(frame.body.get(2..).unwrap_or_default()),
             })),
             _ => Err(Notification::new(Code::BAD_LENGTH)),
         },

@@ -5,6 +5,8 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::explain;
+
 /// Error code and subcode as they stand on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Code {
@@ -79,9 +81,9 @@ impl fmt::Display for Code {
     }
 }
 
-/// The message that ends a session.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[error("NOTIFICATION {code}, {} octets of data", data.len())]
+/// The message that ends a session. Shown with what its data says, in hex where that is unknown;
+/// what the peer wrote is escaped.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Notification {
     /// What is wrong.
     pub code: Code,
@@ -129,13 +131,22 @@ impl Notification {
 
     /// The NOTIFICATION within a hard reset (RFC 8538 3.1), if this is one that has it.
     #[must_use]
-    pub fn encapsulated(&self) -> Option<Code> {
-        match (self.code, self.data.get(..2)) {
-            (Code::HARD_RESET, Some([code, subcode])) => {
-                Some(Code { code: *code, subcode: *subcode })
+    pub fn inner(&self) -> Option<Self> {
+        match (self.code, self.data.as_ref()) {
+            (Code::HARD_RESET, [code, subcode, ..]) => {
+                let code = Code { code: *code, subcode: *subcode };
+                Some(Self { code, data: self.data.slice(2..) })
             }
             _ => None,
         }
+    }
+
+    /// The hard reset that says this (RFC 8538 3.1): a peer that takes NOTIFICATIONs gracefully drops
+    /// our routes at once.
+    #[must_use]
+    pub fn into_hard_reset(self) -> Self {
+        let data = [&[self.code.code, self.code.subcode], &self.data[..]].concat();
+        Self { code: Code::HARD_RESET, data: data.into() }
     }
 
     pub(crate) fn encode_body(&self, out: &mut BytesMut) {
@@ -144,6 +155,15 @@ impl Notification {
         out.put_slice(&self.data);
     }
 }
+
+impl fmt::Display for Notification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NOTIFICATION ")?;
+        explain::explain(self, f)
+    }
+}
+
+impl std::error::Error for Notification {}
 
 #[cfg(test)]
 mod tests {
@@ -164,6 +184,10 @@ mod tests {
         assert_eq!(Code { code: 6, subcode: 77 }.to_string(), "6/77 (cease)");
         assert_eq!(Code { code: 99, subcode: 1 }.to_string(), "99/1 (unknown error)");
         let hard = Notification::with_data(Code::HARD_RESET, &[6, 2]);
-        assert_eq!(hard.encapsulated(), Some(Code::SHUTDOWN));
+        assert_eq!(hard.inner(), Some(Notification::new(Code::SHUTDOWN)));
+        let wrapped = Notification::with_reason(Code::SHUTDOWN, "bye").into_hard_reset();
+        assert_eq!(&wrapped.data[..], b"\x06\x02\x03bye");
+        assert_eq!(wrapped.inner(), Some(Notification::with_reason(Code::SHUTDOWN, "bye")));
+        assert_eq!(Notification::new(Code::HARD_RESET).inner(), None);
     }
 }

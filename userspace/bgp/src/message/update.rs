@@ -37,6 +37,10 @@ pub struct ReceivedUpdate {
     pub update: Update,
     /// What was wrong; empty for nearly all messages.
     pub faults: Vec<Fault>,
+    /// The family whose End-of-RIB mark this is (B19, RFC 4724 2): nothing at all for IPv4, or an
+    /// MP_UNREACH_NLRI of a negotiated family without prefixes, alone. IPv4's is taken in that
+    /// form, too. A message that is empty because something in it was discarded is no mark.
+    pub end_of_rib: Option<Family>,
 }
 
 impl ReceivedUpdate {
@@ -56,19 +60,6 @@ impl Update {
             Family::Ipv6Unicast => Some(MpUnreach { family, prefixes: Vec::new() }),
         };
         Self { mp_unreach, ..Self::default() }
-    }
-
-    /// The family whose End-of-RIB mark this is. IPv4's in MP_UNREACH_NLRI is taken too.
-    #[must_use]
-    pub fn ends_rib(&self) -> Option<Family> {
-        let has_routes =
-            !self.nlri.is_empty() || !self.withdrawn.is_empty() || self.mp_reach.is_some();
-        match &self.mp_unreach {
-            _ if has_routes => None,
-            _ if (&self.attributes, self.next_hop) != (&Attributes::default(), None) => None,
-            None => Some(Family::Ipv4Unicast),
-            Some(unreach) => unreach.prefixes.is_empty().then_some(unreach.family),
-        }
     }
 
     /// All withdrawn prefixes that are not announced by the same message (B20).
@@ -125,6 +116,12 @@ pub(crate) fn decode(body: &[u8], params: &Params) -> Result<ReceivedUpdate, Not
     let withdrawn = prefix::decode_all(Family::Ipv4Unicast, withdrawn).map_err(bad_network)?;
     let nlri = prefix::decode_all(Family::Ipv4Unicast, reader).map_err(bad_network)?;
     let mut parsed = attribute::decode_all(field, params)?;
+    let end_of_rib = match &parsed.mp_unreach {
+        _ if parsed.has_others || !parsed.faults.is_empty() => None,
+        _ if !withdrawn.is_empty() || !nlri.is_empty() => None,
+        Some(unreach) => unreach.prefixes.is_empty().then_some(unreach.family),
+        None => Some(Family::Ipv4Unicast).filter(|family| params.families.contains(*family)),
+    };
     // Routes of a family that was not negotiated are passed over, but they are routes.
     let of_other_family = parsed
         .faults
@@ -159,6 +156,7 @@ pub(crate) fn decode(body: &[u8], params: &Params) -> Result<ReceivedUpdate, Not
             nlri,
         },
         faults: parsed.faults,
+        end_of_rib,
     };
     if !received.is_treated_as_withdraw() {
         return Ok(received);
@@ -167,7 +165,7 @@ pub(crate) fn decode(body: &[u8], params: &Params) -> Result<ReceivedUpdate, Not
         // Nothing that could be withdrawn (RFC 7606 5.2).
         return Err(Notification::new(Code::MALFORMED_ATTRIBUTES));
     }
-    Ok(ReceivedUpdate { update: as_withdrawal(received.update), faults: received.faults })
+    Ok(ReceivedUpdate { update: as_withdrawal(received.update), ..received })
 }
 
 fn as_withdrawal(update: Update) -> Update {

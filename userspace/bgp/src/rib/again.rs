@@ -1,7 +1,7 @@
 //! Owns looking at routes again after something other than the routes changed: policies, addresses,
 //! links, roles (B17). What the peer said stands in the tables, so nobody has to be asked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,6 +10,47 @@ use super::route::{PeerFacts, Route, Source};
 use super::{Rib, import};
 
 impl Rib {
+    /// Sets the networks on our links: what next hops must be in to be used (B24). `None` takes
+    /// any next hop.
+    pub fn set_links(&mut self, links: Option<Vec<IpNet>>) {
+        if self.links != links {
+            self.links = links;
+            self.import_again(None);
+        }
+    }
+
+    /// Sets this node's addresses.
+    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        if self.identity.addresses == addresses {
+            return;
+        }
+        self.identity.addresses = addresses.clone();
+        for peer in self.peers.values_mut() {
+            peer.own_addresses.clone_from(&addresses);
+        }
+        self.import_again(None);
+        self.export_again(None);
+    }
+
+    /// Announces everything as about to go away, or no longer so (B10).
+    pub fn set_draining(&mut self, draining: bool) {
+        if self.draining != draining {
+            self.draining = draining;
+            self.export_again(None);
+        }
+    }
+
+    /// Sets our cluster as a route reflector (RFC 4456); our identifier if `None`.
+    pub fn set_cluster_id(&mut self, cluster_id: Option<Ipv4Addr>) {
+        let before = self.cluster_id();
+        self.identity.cluster_id = cluster_id;
+        if self.cluster_id() != before {
+            self.import_again(None);
+            // What was sent is compared: only reflected routes have it in them.
+            self.export_again(None);
+        }
+    }
+
     pub(super) fn set_client(&mut self, address: IpAddr) {
         let client = self.is_client(address);
         if let Some(session) = self.peers.get_mut(&address).and_then(|peer| peer.session.as_mut()) {

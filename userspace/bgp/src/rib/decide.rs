@@ -37,14 +37,13 @@ pub enum Step {
     Med,
     /// From external peers before internal.
     External,
-    /// Confirmed before stale ones.
-    Stale,
     /// Lower identifier (ORIGINATOR_ID, else the peer's), shorter CLUSTER_LIST, lower address; also
     /// those beyond the limit of shared paths.
     Identifier,
 }
 
-/// Standing of each route, in order.
+/// Standing of each route, in order. Whether a route is stale makes no difference (RFC 4724 4.2): a
+/// peer that restarts goes on forwarding, and its share of the traffic stays where it is.
 #[must_use]
 pub fn decide(routes: &[Route], max_paths: usize) -> Vec<Standing> {
     let mut standing: Vec<Standing> = routes
@@ -64,7 +63,6 @@ pub fn decide(routes: &[Route], max_paths: usize) -> Vec<Standing> {
         Source::Local(_) => false,
         Source::Peer(facts) => facts.internal,
     });
-    narrow(routes, &mut standing, Step::Stale, |r| r.stale);
     choose(routes, &mut standing, max_paths);
     standing
 }
@@ -216,15 +214,21 @@ mod tests {
     }
 
     #[test]
-    fn b24_own_routes_first_stale_ones_after_confirmed_and_unfit_ones_never() {
+    fn b24_own_routes_first_and_unfit_ones_never() {
         let own = route(9, |route, _| route.source = Source::Local(Tag(1)));
         let best = route(1, |_, attributes| attributes.local_pref = Some(500));
         assert_eq!(decide(&[best, own], 8), [Standing::Lost(Step::Local), Standing::Best]);
-        let stale = route(1, |route, _| route.stale = true);
-        let both = [stale.clone(), route(2, as_is)];
-        assert_eq!(decide(&both, 8), [Standing::Lost(Step::Stale), Standing::Best]);
-        assert_eq!(decide(&[stale], 8), [Standing::Best]);
         let unfit = route(1, |route, _| route.unfit = Some(Unfit::AsLoop));
         assert_eq!(decide(&[unfit, route(2, as_is)], 8), [Standing::Unfit, Standing::Best]);
+    }
+
+    #[test]
+    fn b18_a_stale_route_stands_as_it_did_before() {
+        let stale = |n| route(n, |route, _| route.stale = true);
+        for routes in [[stale(1), route(2, as_is)], [route(1, as_is), stale(2)]] {
+            assert_eq!(decide(&routes, 8), [Standing::Best, Standing::Multipath]);
+            assert_eq!(decide(&routes, 1)[0], Standing::Best);
+        }
+        assert_eq!(decide(&[stale(1)], 8), [Standing::Best]);
     }
 }

@@ -28,8 +28,12 @@ pub enum Withheld {
     #[error("the peer does not exchange this family")]
     Family,
     /// There is no address of ours to name as the next hop.
-    #[error("we have no address of this family to name as next hop")]
+    #[error("we have no address of this family that the peer could use as next hop")]
     NoNextHop,
+    /// It is passed on with another's next hop, or the policy names one, which is loopback,
+    /// link-local, unspecified or multicast.
+    #[error("the peer cannot use its next hop, {0}")]
+    UselessNextHop(IpAddr),
     /// B16: the rule's name.
     #[error("export policy: {0}")]
     Policy(String),
@@ -92,6 +96,9 @@ pub(super) fn export(
         for_external(&mut attributes, from.is_some(), peer.local_asn);
     }
     policy::apply(changes, to.internal, &mut attributes, &mut next_hop);
+    if !next_hop.is_of_use_to_others() {
+        return Err(Withheld::UselessNextHop(next_hop.address()));
+    }
     if speaker.draining {
         // RFC 8326 4.1: whoever knows the community prefers other routes, then we can go.
         if !attributes.communities.contains(&Community::GRACEFUL_SHUTDOWN) {
@@ -115,19 +122,19 @@ fn may_pass(from: &PeerFacts, to: &PeerFacts) -> Result<(), Withheld> {
     Ok(())
 }
 
-/// Our address for the peer: the configured one, the session's own, or another of the speaker.
+/// Our address for the peer: the configured one, the session's own, or another of the speaker; the
+/// first that is of use to the peer, whatever the session runs over.
 fn own_next_hop(family: Family, local: IpAddr, peer: &PeerTable) -> Result<NextHop, Withheld> {
-    let fits = |address: &&IpAddr| address.is_ipv4() == (family == Family::Ipv4Unicast);
-    let mut all = peer.policies.next_hops.iter().chain([&local]).chain(&peer.own_addresses);
-    if let Some(address) = all.find(fits) {
-        return Ok(NextHop::from(*address));
+    let fits = |address: &IpAddr| address.is_ipv4() == (family == Family::Ipv4Unicast);
+    let all = peer.policies.next_hops.iter().chain([&local]).chain(&peer.own_addresses);
+    let mut of_use = all.copied().filter(|address| NextHop::from(*address).is_of_use_to_others());
+    if let Some(address) = of_use.clone().find(fits) {
+        return Ok(NextHop::from(address));
     }
     let extended = peer.session.as_ref().is_some_and(|session| session.params.extended_next_hop);
-    match local {
-        // RFC 8950
-        IpAddr::V6(_) if extended => Ok(NextHop::from(local)),
-        _ => Err(Withheld::NoNextHop),
-    }
+    // RFC 8950
+    let other = if extended { of_use.find(IpAddr::is_ipv6) } else { None };
+    other.map(NextHop::from).ok_or(Withheld::NoNextHop)
 }
 
 fn for_internal(attributes: &mut Attributes, from: Option<&PeerFacts>, cluster_id: Ipv4Addr) {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::peer::Policies;
 use super::route::{Path, PeerFacts, Unfit};
-use crate::attribute::{Attributes, Community, NextHop};
+use crate::attribute::{Attributes, Community};
 use crate::policy;
 
 /// What every import needs to know of this speaker.
@@ -73,12 +73,16 @@ fn check(path: &Path, from: &PeerFacts, policies: &Policies, ground: &Ground<'_>
     if ground.own_addresses.contains(&path.next_hop.address()) {
         return Some(Unfit::OwnNextHop);
     }
-    (!is_reachable(&path.next_hop, ground.links)).then_some(Unfit::Unresolved)
+    let next_hop = path.next_hop.address();
+    if is_link_local(&next_hop) {
+        return Some(Unfit::LinkLocal);
+    }
+    // B24: a next hop has to be on a link, for that is what the kernel takes.
+    let on_link = |links: &[IpNet]| links.iter().any(|link| link.contains(&next_hop));
+    ground.links.is_some_and(|links| !on_link(links)).then_some(Unfit::Unresolved)
 }
 
-/// B24: a next hop has to be on a link, for that is what the kernel takes.
-fn is_reachable(next_hop: &NextHop, links: Option<&[IpNet]>) -> bool {
-    let address = next_hop.address();
-    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    link_local || links.is_none_or(|links| links.iter().any(|link| link.contains(&address)))
+/// An address like this says nothing without an interface, and routes here have none.
+fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

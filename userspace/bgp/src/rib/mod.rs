@@ -133,24 +133,12 @@ impl Rib {
 
     /// Adds a peer, or gives it other policies; those count at once.
     pub fn set_peer(&mut self, address: IpAddr, asns: (u32, u32), policies: Policies) {
-        let (local_asn, peer_asn) = asns;
         let Some(peer) = self.peers.get_mut(&address) else {
-            let table = PeerTable {
-                local_asn,
-                peer_asn,
-                policies,
-                own_addresses: self.identity.addresses.clone(),
-                session: None,
-                prefixes: Default::default(),
-                v4_count: 0,
-                stale_until: None,
-                warned: Vec::new(),
-                out: Out::default(),
-            };
+            let table = PeerTable::new(asns, policies, self.identity.addresses.clone());
             self.peers.insert(address, table);
             return;
         };
-        (peer.local_asn, peer.peer_asn) = (local_asn, peer_asn);
+        (peer.local_asn, peer.peer_asn) = asns;
         let before = std::mem::replace(&mut peer.policies, policies);
         let (import, export) = (
             (&before.import, before.enforce_first_as)
@@ -209,43 +197,13 @@ impl Rib {
         }
     }
 
-    /// Sets the networks on our links: what next hops must be in to be used (B24). `None` takes
-    /// any next hop.
-    pub fn set_links(&mut self, links: Option<Vec<IpNet>>) {
-        if self.links != links {
-            self.links = links;
-            self.import_again(None);
-        }
-    }
-
-    /// Sets this node's addresses.
-    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
-        if self.identity.addresses == addresses {
-            return;
-        }
-        self.identity.addresses = addresses.clone();
-        for peer in self.peers.values_mut() {
-            peer.own_addresses.clone_from(&addresses);
-        }
-        self.import_again(None);
-        self.export_again(None);
-    }
-
-    /// Announces everything as about to go away, or no longer so (B10).
-    pub fn set_draining(&mut self, draining: bool) {
-        if self.draining != draining {
-            self.draining = draining;
-            self.export_again(None);
-        }
-    }
-
     /// Takes in an UPDATE.
     ///
     /// # Errors
     /// When the peer passes its limit of prefixes (B22): the session has to end.
     pub fn update(&mut self, address: IpAddr, received: ReceivedUpdate) -> Result<(), Limit> {
         let update = received.update;
-        if let Some(family) = update.ends_rib() {
+        if let Some(family) = received.end_of_rib {
             self.end_of_rib(address, family);
             return Ok(());
         }
@@ -282,16 +240,13 @@ impl Rib {
         let address = facts.address;
         let family = Family::of(&prefix);
         let Some(peer) = self.peers.get_mut(&address) else { return Ok(()) };
-        if let Some(max_prefixes) = peer.policies.max_prefixes
-            && peer.count(family) >= max_prefixes as usize
-            && !peer.prefixes.contains(&prefix)
-        {
+        if let Some(max_prefixes) = peer.limit_passed_by(&prefix) {
             return Err(limit(family, max_prefixes));
         }
         peer.note(prefix);
         if peer.is_near_limit(family) && !peer.warned.contains(&family) {
             peer.warned.push(family);
-            self.warnings.push((address, family, peer.count(family)));
+            self.warnings.push((address, family, peer.count_sent(family)));
         }
         let (path, unfit) = match self.peers.get(&address) {
             Some(peer) => {
@@ -421,17 +376,19 @@ impl Rib {
 
     /// Takes in a route refresh (B17).
     pub fn refresh(&mut self, address: IpAddr, refresh: Refresh, now: Time) {
-        // Of a family that was not negotiated: ignored.
+        // Of a family that was not negotiated, or a mark without RFC 7313: ignored.
         let Ok(family) = Family::try_from(refresh.afi_safi) else { return };
         let Some(peer) = self.peers.get_mut(&address) else { return };
         let Some(session) = &peer.session else { return };
         if !session.params.families.contains(family) {
             return;
         }
+        let enhanced = session.params.enhanced_refresh;
         match refresh.kind {
-            RefreshKind::Request => peer.out.send_again(family, session.params.enhanced_refresh),
-            RefreshKind::Begin => self.begin_refresh(address, family, now),
-            RefreshKind::End => self.sweep(address, family),
+            RefreshKind::Request => peer.out.send_again(family, enhanced),
+            RefreshKind::Begin if enhanced => self.begin_refresh(address, family, now),
+            RefreshKind::End if enhanced => self.sweep(address, family),
+            RefreshKind::Begin | RefreshKind::End => {}
         }
     }
 
@@ -453,12 +410,13 @@ impl Rib {
             local_address,
             awaits_end: params.families,
             end_due: restart::end_due(&negotiated, now),
+            restarted: negotiated.peer_restarted(),
         });
         peer.warned.clear();
         peer.out = Out { owes_end: params.families.iter().collect(), ..Out::default() };
         peer.out.dirty.extend(all);
         let kept = negotiated.kept_families();
-        self.drop_stale_except(address, kept);
+        self.drop_stale_except(address, kept, now);
     }
 
     /// A peer's session is over. `keep`: its routes stay for its restart time.

@@ -48,7 +48,7 @@ impl Rib {
     pub fn has_batch(&self, address: IpAddr) -> bool {
         self.peers.get(&address).is_some_and(|peer| {
             let out = &peer.out;
-            let ends = !out.owes_end.is_empty() && self.locals_complete;
+            let ends = !out.owes_end.is_empty() && self.may_end();
             peer.session.is_some()
                 && (!out.dirty.is_empty()
                     || ends
@@ -57,9 +57,15 @@ impl Rib {
         })
     }
 
+    /// Whether all that there is for now is known, so that End-of-RIB is true.
+    fn may_end(&self) -> bool {
+        self.locals_complete && !self.waits_for_others()
+    }
+
     /// The next messages for a peer, about at most so many prefixes.
     pub fn take_batch(&mut self, address: IpAddr, most: usize) -> Batch {
         let mut batch = Batch::default();
+        let may_end = self.may_end();
         let speaker = Speaker { cluster_id: self.cluster_id(), draining: self.draining };
         let Some(peer) = self.peers.get_mut(&address) else { return batch };
         let Some(params) = peer.session.as_ref().map(|session| session.params) else {
@@ -104,7 +110,7 @@ impl Rib {
             for family in std::mem::take(&mut peer.out.refresh_ends) {
                 batch.messages.push(mark(family, RefreshKind::End));
             }
-            if self.locals_complete {
+            if may_end {
                 for family in std::mem::take(&mut peer.out.owes_end) {
                     let end = Update::end_of_rib(family);
                     batch.messages.push(Message::Update(Box::new(end)));

@@ -26,8 +26,8 @@ pub struct Policies {
     pub next_hop_self: bool,
     /// The peer is a client of our route reflector (RFC 4456).
     pub client: bool,
-    /// Most prefixes it may send per family, counted as received, before the policy (B22); a
-    /// warning is given at three quarters. `None` is no limit.
+    /// Most prefixes it may send per family in a session, counted as received, before the policy
+    /// (B22); a warning is given at three quarters. `None` is no limit.
     pub max_prefixes: Option<u32>,
     /// Refuse routes whose AS_PATH does not begin with the peer's AS (B14).
     pub enforce_first_as: bool,
@@ -43,6 +43,8 @@ pub(super) struct Session {
     pub(super) awaits_end: Families,
     /// They are waited for until then, if not for longer (a peer without graceful restart).
     pub(super) end_due: Option<Time>,
+    /// It said that it has just restarted.
+    pub(super) restarted: bool,
 }
 
 /// Something that was announced.
@@ -62,9 +64,9 @@ pub(super) struct PeerTable {
     pub(super) own_addresses: Vec<IpAddr>,
     pub(super) session: Option<Session>,
     /// Prefixes with a route from it.
-    pub(super) prefixes: HashSet<IpNet>,
-    /// Those of IPv4 among them.
-    pub(super) v4_count: usize,
+    pub(super) prefixes: Prefixes,
+    /// Those among them that stay from a session before, until it sends them again.
+    pub(super) kept: Prefixes,
     /// Stale routes go then.
     pub(super) stale_until: Option<Time>,
     /// Families whose warning of the limit was given.
@@ -85,29 +87,95 @@ pub(super) struct Out {
     pub(super) refresh_ends: Vec<Family>,
 }
 
-impl PeerTable {
-    pub(super) fn count(&self, family: Family) -> usize {
-        match family {
-            Family::Ipv4Unicast => self.v4_count,
-            Family::Ipv6Unicast => self.prefixes.len() - self.v4_count,
+/// Prefixes, counted by family.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Prefixes {
+    all: HashSet<IpNet>,
+    v4: usize,
+}
+
+impl Prefixes {
+    pub(super) fn insert(&mut self, prefix: IpNet) {
+        if self.all.insert(prefix) && Family::of(&prefix) == Family::Ipv4Unicast {
+            self.v4 += 1;
         }
+    }
+
+    pub(super) fn remove(&mut self, prefix: &IpNet) {
+        if self.all.remove(prefix) && Family::of(prefix) == Family::Ipv4Unicast {
+            self.v4 -= 1;
+        }
+    }
+
+    pub(super) fn contains(&self, prefix: &IpNet) -> bool {
+        self.all.contains(prefix)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.all.iter()
+    }
+
+    fn count(&self, family: Family) -> usize {
+        match family {
+            Family::Ipv4Unicast => self.v4,
+            Family::Ipv6Unicast => self.all.len() - self.v4,
+        }
+    }
+}
+
+impl PeerTable {
+    pub(super) fn new(asns: (u32, u32), policies: Policies, own_addresses: Vec<IpAddr>) -> Self {
+        let (local_asn, peer_asn) = asns;
+        Self {
+            local_asn,
+            peer_asn,
+            policies,
+            own_addresses,
+            session: None,
+            prefixes: Prefixes::default(),
+            kept: Prefixes::default(),
+            stale_until: None,
+            warned: Vec::new(),
+            out: Out::default(),
+        }
+    }
+
+    /// All prefixes that it has routes to.
+    pub(super) fn count(&self, family: Family) -> usize {
+        self.prefixes.count(family)
+    }
+
+    /// Those that it has sent in this session: what its limit is about.
+    pub(super) fn count_sent(&self, family: Family) -> usize {
+        self.prefixes.count(family) - self.kept.count(family)
     }
 
     /// B22: three quarters of the limit, or more.
     pub(super) fn is_near_limit(&self, family: Family) -> bool {
         let limit = self.policies.max_prefixes;
-        limit.is_some_and(|limit| self.count(family) * 4 >= limit as usize * 3)
+        limit.is_some_and(|limit| self.count_sent(family) * 4 >= limit as usize * 3)
     }
 
+    /// B22: the limit, if one more prefix from it passes that. What is kept over its restart counts
+    /// only once it is sent again, or a peer that comes back with others would be refused; but all
+    /// together are never more than twice the limit, however often it restarts.
+    pub(super) fn limit_passed_by(&self, prefix: &IpNet) -> Option<u32> {
+        let (limit, family) = (self.policies.max_prefixes?, Family::of(prefix));
+        let known = self.prefixes.contains(prefix);
+        let sent = known && !self.kept.contains(prefix);
+        let too_many = self.count_sent(family) >= limit as usize;
+        let too_many_kept = !known && self.count(family) / 2 >= limit as usize;
+        (!sent && (too_many || too_many_kept)).then_some(limit)
+    }
+
+    /// The peer has sent it.
     pub(super) fn note(&mut self, prefix: IpNet) {
-        if self.prefixes.insert(prefix) && Family::of(&prefix) == Family::Ipv4Unicast {
-            self.v4_count += 1;
-        }
+        self.prefixes.insert(prefix);
+        self.kept.remove(&prefix);
     }
 
     pub(super) fn forget(&mut self, prefix: &IpNet) {
-        if self.prefixes.remove(prefix) && Family::of(prefix) == Family::Ipv4Unicast {
-            self.v4_count -= 1;
-        }
+        self.prefixes.remove(prefix);
+        self.kept.remove(prefix);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::Rib;
+use super::peer::PeerTable;
 use crate::family::{Families, Family};
 use crate::fsm::{Negotiated, Time};
 
@@ -17,8 +18,10 @@ pub const DEFERRAL: Duration = Duration::from_secs(60);
 /// How long a peer without graceful restart is waited for, which may send no End-of-RIB at all (RFC
 /// 4724 4.1 does not wait for such peers, but what it tells first is soon there).
 const WITHOUT_END: Duration = Duration::from_secs(10);
-/// How long routes stay stale that a peer has begun to send again, at most.
-const REFRESH_TIME: Duration = Duration::from_secs(360);
+/// How long routes stay stale at most that a peer, which is up, has still to send again: after its
+/// restart (RFC 4724 4.2; FRR's stalepath-time), or after the begin of a refresh. It may be busy
+/// for longer than its restart time, which is about the session.
+const STALE_TIME: Duration = Duration::from_secs(360);
 
 /// Routes that stay while their peer restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,28 @@ impl Rib {
                 (session.awaits_end, session.end_due) = (Families::default(), None);
             }
         }
+        if matches!(self.convergence, Convergence::Waiting(until) if until <= now) {
+            self.convergence = Convergence::Done;
+        }
+    }
+
+    /// Whether our End-of-RIB is still to come because of others'. A route reflector that has just
+    /// started tells of what others tell it: a mark before that would make its clients drop each
+    /// other's routes, which they kept over its restart (RFC 4724 4.1). Peers without clients tell
+    /// of their own routes only.
+    pub(super) fn waits_for_others(&self) -> bool {
+        let waits = |peer: &PeerTable| match &peer.session {
+            None => true,
+            // RFC 4724 4.1: a peer that has restarted itself is not waited for, as it may wait for
+            // us; a client does not.
+            Some(session) => {
+                session.awaits_end != Families::default()
+                    && (peer.policies.client || !session.restarted)
+            }
+        };
+        self.convergence != Convergence::Done
+            && self.peers.values().any(|peer| peer.policies.client)
+            && self.peers.values().any(waits)
     }
 
     /// When [`Rib::tick`] is due.
@@ -114,7 +139,7 @@ impl Rib {
     pub(super) fn begin_refresh(&mut self, address: IpAddr, family: Family, now: Time) {
         self.mark_stale(address, |of| of == family);
         if let Some(peer) = self.peers.get_mut(&address) {
-            peer.stale_until = Some(now + REFRESH_TIME);
+            peer.stale_until = Some(now + STALE_TIME);
         }
     }
 
@@ -148,13 +173,15 @@ impl Rib {
         }
         self.mark_stale(address, |_| true);
         if let Some(peer) = self.peers.get_mut(&address) {
+            peer.kept = peer.prefixes.clone();
             // A second loss starts the time anew (B18).
             peer.stale_until = Some(now + keep.time);
         }
     }
 
-    /// The peer is back: stale routes of families that it did not keep forwarding go at once.
-    pub(super) fn drop_stale_except(&mut self, address: IpAddr, kept: Families) {
+    /// The peer is back: stale routes of families that it did not keep forwarding go at once, and
+    /// the rest waits for End-of-RIB.
+    pub(super) fn drop_stale_except(&mut self, address: IpAddr, kept: Families, now: Time) {
         for prefix in self.stale_prefixes(address) {
             if !kept.contains(Family::of(&prefix)) {
                 self.remove(address, prefix);
@@ -162,8 +189,7 @@ impl Rib {
         }
         let left = !self.stale_prefixes(address).is_empty();
         if let Some(peer) = self.peers.get_mut(&address) {
-            // The rest waits for End-of-RIB, at most as long as it would have without the session.
-            peer.stale_until = peer.stale_until.filter(|_| left);
+            peer.stale_until = left.then(|| now + STALE_TIME);
         }
     }
 

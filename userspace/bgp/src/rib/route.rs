@@ -82,6 +82,9 @@ pub enum Unfit {
     /// B24
     #[error("its next hop is on no link of ours")]
     Unresolved,
+    /// B12: fe80::/10 without a global address beside it; which interface it is on is not known.
+    #[error("its next hop is a link-local address only")]
+    LinkLocal,
     /// B16: the rule's name.
     #[error("import policy: {0}")]
     Policy(Arc<str>),

@@ -93,7 +93,7 @@ impl Rib {
     pub fn show_peer(&self, address: IpAddr) -> PeerView {
         let Some(peer) = self.peers.get(&address) else { return PeerView::default() };
         let (mut accepted, mut stale) = (0, 0);
-        for prefix in &peer.prefixes {
+        for prefix in peer.prefixes.iter() {
             let routes = self.table.get(prefix).map(|entry| &entry.routes[..]).unwrap_or_default();
             let own = routes.iter().filter(
                 |route| matches!(&route.source, Source::Peer(facts) if facts.address == address),

@@ -4,9 +4,11 @@
 
 mod attributes;
 mod keys;
+mod live;
 mod notifications;
 mod others;
 mod peer;
+mod refresh;
 mod restart;
 mod rig;
 mod robust;

@@ -116,7 +116,7 @@ impl RawPeer {
     pub(crate) async fn update(&mut self) -> Update {
         loop {
             if let Received::Update(received) = self.receive().await
-                && received.update.ends_rib().is_none()
+                && received.end_of_rib.is_none()
             {
                 assert_eq!(received.faults, []);
                 return received.update;

@@ -9,7 +9,7 @@ use sluice_bgp::policy::{Change, Condition, Policy, Rule, Tag, Verdict};
 use sluice_bgp::rib::{LocalRoute, Standing, Step, Unfit};
 use sluice_bgp::{
     AfiSafi, AsPath, Attributes, Code, Community, Family, LargeCommunity, Message, NextHop, Origin,
-    Received, Refresh, RefreshKind, Update,
+    Received, ReceivedUpdate, Refresh, RefreshKind, Update,
 };
 
 use crate::peer::{RawPeer, net};
@@ -17,7 +17,7 @@ use crate::rig::{ASN, EXTERNAL, ID, Rig, open_policies, peer, peer_address, says
 
 const POD: Tag = Tag(1);
 
-fn local(prefix: &str) -> LocalRoute {
+pub(crate) fn local(prefix: &str) -> LocalRoute {
     LocalRoute { prefix: net(prefix), tag: POD, attributes: Attributes::default() }
 }
 
@@ -45,10 +45,10 @@ pub(crate) async fn connect(rig: &Rig, n: u8, asn: u32) -> RawPeer {
 }
 
 /// The next UPDATE or End-of-RIB.
-async fn next(peer: &mut RawPeer) -> Update {
+async fn next(peer: &mut RawPeer) -> ReceivedUpdate {
     loop {
         if let Received::Update(received) = peer.receive().await {
-            return received.update;
+            return *received;
         }
     }
 }
@@ -63,8 +63,8 @@ async fn b15_our_routes_have_our_next_hop_and_the_attributes_of_the_kind_of_peer
         let mut raw = connect(&rig, n, asn).await;
         let (mut v4, mut v6, mut ends) = (None, None, Vec::new());
         while ends.len() < 2 {
-            let update = next(&mut raw).await;
-            match (update.ends_rib(), &update.mp_reach) {
+            let ReceivedUpdate { update, end_of_rib, .. } = next(&mut raw).await;
+            match (end_of_rib, &update.mp_reach) {
                 (Some(family), _) => ends.push(family),
                 (None, Some(_)) => v6 = Some(update),
                 (None, None) => v4 = Some(update),
@@ -88,13 +88,13 @@ async fn b19_end_of_rib_waits_until_all_of_our_routes_are_known() {
     let rig = Rig::start(vec![peer(1, EXTERNAL)]).await;
     let mut raw = connect(&rig, 1, EXTERNAL).await;
     rig.speaker.lock().await.set_locals(vec![local("10.1.0.0/24")], false).await;
-    assert_eq!(next(&mut raw).await.nlri, [net("10.1.0.0/24")]);
+    assert_eq!(next(&mut raw).await.update.nlri, [net("10.1.0.0/24")]);
     let quiet = tokio::time::timeout(Duration::from_millis(200), next(&mut raw)).await;
     assert!(quiet.is_err(), "an End-of-RIB would make a helper drop what is still to come");
     rig.set_locals(vec![local("10.1.0.0/24"), local("10.2.0.0/24")]).await;
-    assert_eq!(next(&mut raw).await.nlri, [net("10.2.0.0/24")]);
-    assert_eq!(next(&mut raw).await.ends_rib(), Some(Family::Ipv4Unicast));
-    assert_eq!(next(&mut raw).await.ends_rib(), Some(Family::Ipv6Unicast));
+    assert_eq!(next(&mut raw).await.update.nlri, [net("10.2.0.0/24")]);
+    assert_eq!(next(&mut raw).await.end_of_rib, Some(Family::Ipv4Unicast));
+    assert_eq!(next(&mut raw).await.end_of_rib, Some(Family::Ipv6Unicast));
 }
 
 #[tokio::test]
@@ -353,7 +353,7 @@ async fn b17_a_refresh_sends_all_of_the_family_again_between_marks() {
             Received::Update(update) if update.update.nlri == [net("10.1.0.0/24")] => {
                 seen.push("route");
             }
-            Received::Update(update) if update.update.ends_rib().is_some() => {}
+            Received::Update(update) if update.end_of_rib.is_some() => {}
             other => panic!("{other:?}"),
         }
     }

@@ -1,6 +1,7 @@
 //! Section 3: the RFC 7606 table, row by row, each with its own prefix and a session that stays.
 
-use sluice_bgp::{AttributeAction, Params, Received, ReceivedUpdate};
+use bytes::BytesMut;
+use sluice_bgp::{AttributeAction, Family, Message, Params, Received, ReceivedUpdate, Update};
 
 use crate::rows::{self, Row};
 use crate::{ebgp, ibgp, message, receive, update_body};
@@ -109,4 +110,48 @@ fn b20_what_is_announced_is_not_withdrawn() {
     };
     assert_eq!(received.update.withdrawals().count(), 0);
     assert_eq!(received.update.announcements().count(), 1);
+}
+
+fn ends(octets: &[u8], params: &Params) -> Option<Family> {
+    match receive(octets, params) {
+        Ok(Received::Update(received)) => received.end_of_rib,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn b19_only_the_mark_itself_ends_a_rib() {
+    let e = ebgp();
+    for family in Family::ALL {
+        let mut octets = BytesMut::new();
+        let mark = Message::Update(Box::new(Update::end_of_rib(family)));
+        mark.encode(&e, &mut octets).unwrap();
+        assert_eq!(ends(&octets, &e), Some(family));
+    }
+    let v4_only = Params { families: [Family::Ipv4Unicast].into_iter().collect(), ..e };
+    let v6_only = Params { families: [Family::Ipv6Unicast].into_iter().collect(), ..e };
+    let (v4, v6) = (Some(Family::Ipv4Unicast), Some(Family::Ipv6Unicast));
+    let unreach = |rest: &[u8]| [&[0x80, 15, u8::try_from(rest.len()).unwrap()][..], rest].concat();
+    let aigp: &[u8] = &[0x80, 26, 3, 1, 0, 0x40];
+    let rows: &[(&str, Params, Vec<u8>, Option<Family>)] = &[
+        ("nothing at all", e, vec![], v4),
+        ("nothing at all, IPv6 only", v6_only, vec![], None),
+        ("IPv6's", e, unreach(&[0, 2, 1]), v6),
+        ("IPv4's in the other form", e, unreach(&[0, 1, 1]), v4),
+        ("with a two-octet length", e, vec![0x90, 15, 0, 3, 0, 2, 1], v6),
+        ("of a family that was not negotiated", v4_only, unreach(&[0, 2, 1]), None),
+        ("of a family that nobody knows", e, unreach(&[0, 25, 70]), None),
+        ("with a prefix", e, unreach(&[0, 2, 1, 16, 0xfd, 0]), None),
+        ("another attribute, discarded", e, aigp.to_vec(), None),
+        ("both", e, [&unreach(&[0, 2, 1]), aigp].concat(), None),
+        ("both, the other way round", e, [aigp, &unreach(&[0, 2, 1])].concat(), None),
+        ("an attribute that is right", e, vec![0x40, 1, 1, 0], None),
+        ("LOCAL_PREF of an external peer, discarded", e, vec![0x40, 5, 4, 0, 0, 0, 1], None),
+    ];
+    for (name, params, attributes, expected) in rows {
+        let octets = message(2, &update_body(&[], attributes, &[]));
+        assert_eq!(ends(&octets, params), *expected, "{name}");
+    }
+    let withdrawn = message(2, &update_body(&PREFIX, &[], &[]));
+    assert_eq!(ends(&withdrawn, &e), None);
 }

@@ -128,13 +128,3 @@ fn lengths_of_a_next_hop() {
         }
     }
 }
-
-#[test]
-fn b19_end_of_rib() {
-    for family in Family::ALL {
-        let (arrived, _) = arrive(vec![Update::end_of_rib(family)], &ebgp());
-        assert_eq!(arrived[0].ends_rib(), Some(family));
-    }
-    let withdrawal = Update::withdraw(Family::Ipv6Unicast, &v6(1), &ebgp()).unwrap();
-    assert_eq!(withdrawal[0].ends_rib(), None);
-}
