@@ -48,6 +48,17 @@ pub struct Annotated {
     pub local_addresses: Vec<IpAddr>,
 }
 
+impl Annotated {
+    /// The cluster that this node reflects for; `None` where it does not.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<Ipv4Addr> {
+        match self.reflection {
+            Some(Reflection::Server(id)) => Some(id),
+            Some(Reflection::Client(_)) | None => None,
+        }
+    }
+}
+
 /// A Node as BGP sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {

@@ -171,10 +171,7 @@ impl Router {
             identity: Identity {
                 asn: peers::asn_of(&self.settings, own),
                 bgp_id: router_id,
-                cluster_id: match own.annotated.reflection {
-                    Some(super::nodes::Reflection::Server(id)) => Some(id),
-                    _ => None,
-                },
+                cluster_id: own.annotated.cluster_id(),
                 addresses: addresses(&own.addresses, routes.links()),
                 max_paths: MAX_PATHS,
             },
@@ -293,6 +290,9 @@ impl Router {
         self.announce(on).await;
         let Some(own) = self.known.get(&self.node_name) else { return };
         on.speaker.set_draining(own.draining).await;
+        on.speaker.set_cluster_id(own.annotated.cluster_id()).await;
+        let listen = listen_addresses(&own.annotated.local_addresses, self.settings.port);
+        let refused = on.speaker.set_listen(listen).await.err().map(|fault| fault.to_string());
         let others: Vec<NodeFacts> =
             self.known.values().filter(|node| node.name != self.node_name).cloned().collect();
         let routers = [&self.settings.routers[..], &own.annotated.peers].concat();
@@ -308,6 +308,7 @@ impl Router {
             restarted: on.restarted,
         });
         problems.extend(more);
+        problems.extend(refused);
         if let Err(fault) = on.speaker.set_peers(wanted).await {
             problems.push(fault.to_string());
         }

@@ -10,7 +10,7 @@ use sluice_testkit::cluster::netns::Netns;
 use sluice_testkit::cluster::{self, Cluster, wait_for};
 use sluice_testkit::traffic::{self, Load, Plan};
 
-use crate::{PATIENCE, PORTS, SECOND, cluster, router};
+use crate::{PATIENCE, PORTS, SECOND, router};
 
 const AGGREGATES: [&str; 2] = ["198.18.60.0/24", "2001:db8:60::/64"];
 const SERVED: [&str; 2] = ["198.18.60.1", "2001:db8:60::1"];
@@ -39,7 +39,7 @@ fn forwarded(cluster: &Cluster) -> u64 {
 
 #[test]
 fn b26_an_aggregate_answers_where_it_is_served_and_ends_at_the_node_where_it_is_not() {
-    let Some(cluster) = cluster() else { return };
+    let Some(cluster) = crate::cluster() else { return };
     let flags = AGGREGATES.map(|range| format!("--advertise-aggregate={range}"));
     for node in cluster.nodes() {
         node.stop_agent(Signal::SIGTERM).unwrap();
