@@ -383,7 +383,7 @@ impl Router {
                 warn!(%peer, name, %fault, "malformed UPDATE; the session goes on, more are counted");
             }
             Happening::Ignored { refresh, why } => {
-                warn!(%peer, name, ?refresh, why, "ROUTE-REFRESH ignored; more are not told");
+                warn!(%peer, name, ?refresh, why, "ROUTE-REFRESH ignored");
             }
             Happening::NearLimit { family, count } => {
                 let limit = self.limit_of(peer);

@@ -45,6 +45,10 @@ fn message(kind: u8, octets: &[u8]) {
 
 fn check(frame: &Frame, params: &Params) {
     let Ok(received) = decode(frame, params) else { return };
+    if let Received::Notification(notification) = &received {
+        let text = notification.to_string();
+        assert!(text.len() < 1024 && !text.chars().any(char::is_control), "a line: {text:?}");
+    }
     let Some(written) = again(received).and_then(|message| encode(&message, params)) else {
         return;
     };

@@ -45,7 +45,9 @@ pub enum Ttl {
     Security(u8),
 }
 
-/// A peer.
+/// A peer. Everything is its own: hold time, graceful restart, `passive` and families are in
+/// [`Settings`]; the limit of prefixes, the check of the first AS and policies in [`Policies`], a
+/// MED to send being a [`crate::policy::Change::Med`] of the export policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     /// Its address, which names it.
@@ -86,9 +88,12 @@ impl PeerConfig {
         }
     }
 
-    /// Whether the session has to start anew to get from one to the other.
+    /// Whether the session has to start anew to get from one to the other. Who connects, and when,
+    /// is no part of a session.
     pub(super) fn needs_reset(&self, other: &Self) -> bool {
-        (&self.settings, self.port, self.local_address, self.ttl)
+        let Settings { passive, timing, .. } = other.settings;
+        let settings = Settings { passive, timing, ..self.settings.clone() };
+        (&settings, self.port, self.local_address, self.ttl)
             != (&other.settings, other.port, other.local_address, other.ttl)
     }
 }

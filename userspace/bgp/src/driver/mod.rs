@@ -8,6 +8,7 @@ mod bfd;
 mod config;
 mod connection;
 mod listener;
+mod seldom;
 mod session;
 mod sockopt;
 mod speaker;
@@ -49,9 +50,10 @@ pub enum Happening {
     },
     /// A connection got no further than OPEN.
     Refused(Reason),
-    /// The first malformed UPDATE of a session that did not end it (RFC 7606), for the log.
+    /// A malformed UPDATE that did not end the session (RFC 7606), for the log; one a minute, and
+    /// all are counted in [`Counters`].
     Fault(Fault),
-    /// A ROUTE-REFRESH that must not be sent in this session was ignored; the first of a session.
+    /// A ROUTE-REFRESH that must not be sent in this session was ignored; one a minute.
     Ignored {
         /// What it was.
         refresh: Refresh,

@@ -16,11 +16,13 @@ use tokio::time::Instant;
 use super::config::PeerConfig;
 use super::connection::{Connection, connect};
 use super::listener;
+use super::seldom::Seldom;
 use super::status::{Counters, PeerStatus};
 use super::tables::{Outbound, ToTables, sleep_until};
 use super::{Happening, PeerEvent};
-use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Time};
-use crate::message::{Message, Notification, Params, Refresh, decode, next_frame};
+use crate::attribute::{self, Fault};
+use crate::fsm::{Action, Event, LinkId, Machine, Negotiated, Reason, Settings, Time};
+use crate::message::{Message, Notification, Params, ReceivedUpdate, Refresh, decode, next_frame};
 use crate::rib::{Keep, Limit, SessionUp};
 
 /// Messages taken in before timers and writing are looked at again.
@@ -37,7 +39,7 @@ pub(super) enum Command {
         notification: Notification,
         again: Option<Duration>,
     },
-    /// Another key, another pause after limits: nothing that ends the session.
+    /// Another key, who connects, pauses: nothing that ends the session.
     Config(Box<PeerConfig>),
 }
 
@@ -53,8 +55,8 @@ pub(super) struct Peer {
     /// A batch was taken, the tables wait to hear that it was written.
     owes_ready: bool,
     session: Option<Negotiated>,
-    fault_told: bool,
-    ignored_told: bool,
+    faults_told: Seldom,
+    ignored_told: Seldom,
     /// Messages may be left in what was read.
     more: bool,
     epoch: Instant,
@@ -93,8 +95,8 @@ pub(super) async fn run(
         outbound: None,
         owes_ready: false,
         session: None,
-        fault_told: false,
-        ignored_told: false,
+        faults_told: Seldom::default(),
+        ignored_told: Seldom::default(),
         more: false,
         epoch,
         tables,
@@ -196,29 +198,35 @@ impl Peer {
                 let what = Happening::Down { reason: down.reason, graceful: down.graceful };
                 self.tell(what);
             }
-            Action::Update(update) => {
-                self.counters.updates_received += 1;
-                self.counters.faults += update.faults.len() as u64;
-                self.counters.withdrawn_by_fault += u64::from(update.is_treated_as_withdraw());
-                if let Some(fault) = update.faults.first().filter(|_| !self.fault_told) {
-                    self.fault_told = true;
-                    let what = Happening::Fault(fault.clone());
-                    self.tell(what);
-                }
-                self.pending.push_back(ToTables::Update { peer: self.config.address, update });
-            }
+            Action::Update(update) => self.update(update),
             Action::Refresh(refresh) => self.refresh(refresh),
             Action::Refused(reason) => self.tell(Happening::Refused(reason)),
         }
     }
 
+    fn update(&mut self, update: Box<ReceivedUpdate>) {
+        let discarded = |fault: &&Fault| fault.action == attribute::Action::Discard;
+        self.counters.updates_received += 1;
+        self.counters.faults += update.faults.len() as u64;
+        self.counters.withdrawn_by_fault += u64::from(update.is_treated_as_withdraw());
+        self.counters.discarded_by_fault += update.faults.iter().filter(discarded).count() as u64;
+        let now = self.now();
+        // The worst of them: what made routes go, if any did.
+        if let Some(fault) = update.faults.iter().max_by_key(|fault| fault.action)
+            && self.faults_told.lets(now)
+        {
+            self.tell(Happening::Fault(fault.clone()));
+        }
+        self.pending.push_back(ToTables::Update { peer: self.config.address, update });
+    }
+
     fn refresh(&mut self, refresh: Refresh) {
+        let now = self.now();
         match self.session.as_ref().map(|negotiated| negotiated.takes(&refresh)) {
             Some(Ok(())) => {
                 self.pending.push_back(ToTables::Refresh { peer: self.config.address, refresh });
             }
-            Some(Err(why)) if !self.ignored_told => {
-                self.ignored_told = true;
+            Some(Err(why)) if self.ignored_told.lets(now) => {
                 self.tell(Happening::Ignored { refresh, why });
             }
             _ => {}
@@ -230,8 +238,6 @@ impl Peer {
         let (tell, outbound) = mpsc::channel(4);
         self.outbound = Some(outbound);
         self.owes_ready = false;
-        self.fault_told = false;
-        self.ignored_told = false;
         self.counters.established += 1;
         self.session = Some(negotiated.clone());
         // RFC 4724 4.1: we have restarted once, and forward from now on.
@@ -327,6 +333,12 @@ impl Peer {
                     // A connection that cannot take the key dies of the other side's silence.
                     drop(connection.set_password(&self.config));
                 }
+                if let Some(machine) = self.machine.take() {
+                    let Settings { passive, timing, .. } = self.config.settings;
+                    let settings = Settings { passive, timing, ..machine.settings().clone() };
+                    self.machine = Some(machine.with_settings(settings));
+                }
+                self.step(Event::Tick);
             }
         }
     }

@@ -19,8 +19,11 @@ pub struct Counters {
     pub updates_sent: u64,
     /// Malformed attributes that were discarded, or made their routes withdrawn (RFC 7606).
     pub faults: u64,
-    /// UPDATEs treated as withdrawals among those.
+    /// UPDATEs that were treated as withdrawals for them.
     pub withdrawn_by_fault: u64,
+    /// Attributes among them that were discarded, with the route standing unless something else
+    /// made it go.
+    pub discarded_by_fault: u64,
     /// Sessions that came up.
     pub established: u64,
     /// Sessions that ended.

@@ -84,10 +84,15 @@ impl Machine {
         &self.settings
     }
 
-    /// Changes settings that the next OPEN tells, without touching connections.
+    /// Changes settings that the next OPEN tells, and who connects, without touching connections;
+    /// [`Event::Tick`] is due then.
     #[must_use]
     pub fn with_settings(mut self, settings: Settings) -> Self {
+        let connects = self.settings.passive && !settings.passive;
         self.settings = settings;
+        if connects && !self.is_idle() && self.links.is_empty() {
+            self.connect_at = Some(Duration::ZERO);
+        }
         self
     }
 
@@ -363,6 +368,12 @@ impl Machine {
         now: Time,
         out: &mut Vec<Action>,
     ) {
+        let established = self.link(id).and_then(|link| link.stage.established());
+        let keeps = established.is_some_and(|negotiated| negotiated.notification_bit);
+        let notification = match keeps && notification.code.is_for_good() {
+            true => notification.into_hard_reset(),
+            false => notification,
+        };
         out.push(Action::Send(id, Box::new(Message::Notification(notification.clone()))));
         self.end(id, Reason::Sent(notification), now, out);
     }
@@ -422,20 +433,17 @@ impl Machine {
     }
 
     /// B18: what keeps the peer's routes. TCP loss always; NOTIFICATIONs and timers only if both
-    /// said so (N bit), and never a hard reset (RFC 8538 3).
+    /// said so (N bit), and never a hard reset, whoever sent it (RFC 8538 4).
     fn is_graceful(&self, stage: &Stage, reason: &Reason) -> bool {
         let Some(negotiated) = stage.established() else { return false };
         if !negotiated.graceful_helper {
             return false;
         }
-        let hard = |n: &Notification| {
-            // BFD is there for routes to go at once.
-            let gone = matches!(n.code, Code::BFD_DOWN | Code::DECONFIGURED | Code::MAX_PREFIXES);
-            gone || n.code == Code::HARD_RESET
-        };
         match reason {
             Reason::Lost | Reason::Replaced => true,
-            Reason::Sent(n) | Reason::Received(n) => negotiated.graceful_notification && !hard(n),
+            Reason::Sent(n) | Reason::Received(n) => {
+                negotiated.graceful_notification && n.code != Code::HARD_RESET
+            }
             Reason::SendStuck | Reason::MalformedNotification => negotiated.graceful_notification,
             Reason::Stopped | Reason::TooFar => false,
         }

@@ -26,7 +26,10 @@ pub struct Negotiated {
     pub graceful_restart: Option<GracefulRestart>,
     /// The peer's routes are kept when it restarts.
     pub graceful_helper: bool,
-    /// Both sides take NOTIFICATIONs gracefully (RFC 8538).
+    /// Both sides have the N bit (RFC 8538): the peer keeps our routes over any NOTIFICATION but a
+    /// hard reset.
+    pub notification_bit: bool,
+    /// So the peer's routes are kept over a NOTIFICATION, too.
     pub graceful_notification: bool,
     /// The peer's host name, if it told.
     pub hostname: String,
@@ -130,7 +133,9 @@ pub(super) fn check(mine: &Settings, open: &Open) -> Result<Negotiated, Notifica
     });
     let helper = mine.graceful_restart_s.is_some()
         && graceful_restart.as_ref().is_some_and(|restart| !restart.families.is_empty());
-    let notification = graceful_restart.as_ref().is_some_and(|restart| restart.notification);
+    // Ours is in every OPEN with graceful restart.
+    let notification_bit = mine.graceful_restart_s.is_some()
+        && graceful_restart.as_ref().is_some_and(|restart| restart.notification);
     let hostname = open.capabilities.iter().find_map(|capability| match capability {
         Capability::Fqdn { host, .. } => Some(host.clone()),
         _ => None,
@@ -155,7 +160,8 @@ pub(super) fn check(mine: &Settings, open: &Open) -> Result<Negotiated, Notifica
         }),
         graceful_restart,
         graceful_helper: helper,
-        graceful_notification: helper && notification,
+        notification_bit,
+        graceful_notification: helper && notification_bit,
         hostname: hostname.unwrap_or_default(),
     })
 }
@@ -182,6 +188,6 @@ fn check_role(mine: &Settings, open: &Open) -> Result<(), Notification> {
 /// Whether a peer that sends this is well, and is tried again without a longer pause: it closes
 /// one of two connections, is told to, or goes down for a while.
 pub(super) fn is_harmless(notification: &Notification) -> bool {
-    notification.code.code == 6
-        && !matches!(notification.code, Code::MAX_PREFIXES | Code::OUT_OF_RESOURCES)
+    let code = notification.inner().map_or(notification.code, |inner| inner.code);
+    code.code == 6 && !matches!(code, Code::MAX_PREFIXES | Code::OUT_OF_RESOURCES)
 }

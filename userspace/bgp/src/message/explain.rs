@@ -12,6 +12,8 @@ use crate::reader::{Reader, Short};
 const OCTETS: usize = 64;
 /// Characters shown of a text, escapes counted: it stands in log lines and Events.
 const CHARACTERS: usize = 400;
+/// Capabilities shown; nobody requires more.
+const CAPABILITIES: usize = 8;
 
 /// Code and data, and those within a hard reset. One within another is octets: the peer decides how
 /// deep they go.
@@ -60,6 +62,10 @@ fn capabilities(data: &[u8]) -> Result<String, Short> {
     let mut reader = Reader::new(data);
     let mut texts = Vec::new();
     while !reader.is_empty() {
+        if texts.len() == CAPABILITIES {
+            texts.push("..".to_owned());
+            break;
+        }
         let (code, length) = (reader.u8()?, reader.u8()?);
         let value = reader.take(usize::from(length))?;
         let what = match Capability::decode(code, value) {
@@ -73,7 +79,7 @@ fn capabilities(data: &[u8]) -> Result<String, Short> {
             Capability::EnhancedRefresh => " (enhanced route refresh)".to_owned(),
             Capability::Fqdn { .. } => " (host name)".to_owned(),
             Capability::Unknown { value, .. } if value.is_empty() => String::new(),
-            Capability::Unknown { value, .. } => format!(" ({})", hex(&value)),
+            Capability::Unknown { value, .. } => format!(" ({})", hex_of(&value, 16)),
         };
         texts.push(format!("capability {code}{what}"));
     }
@@ -81,8 +87,12 @@ fn capabilities(data: &[u8]) -> Result<String, Short> {
 }
 
 fn hex(octets: &[u8]) -> String {
-    let shown: String = octets.iter().take(OCTETS).map(|octet| format!("{octet:02x}")).collect();
-    let more = if octets.len() > OCTETS { ".." } else { "" };
+    hex_of(octets, OCTETS)
+}
+
+fn hex_of(octets: &[u8], most: usize) -> String {
+    let shown: String = octets.iter().take(most).map(|octet| format!("{octet:02x}")).collect();
+    let more = if octets.len() > most { ".." } else { "" };
     format!("{shown}{more}")
 }
 

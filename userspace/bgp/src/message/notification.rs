@@ -75,6 +75,16 @@ codes! {
     SEND_HOLD_EXPIRED = 8 / 0, "send hold timer expired";
 }
 
+impl Code {
+    /// Whether it is meant to end a session for longer, so that routes must not stay: RFC 8538 5.1
+    /// has a hard reset for these, and RFC 9384 leaves the choice for BFD, which is there for routes to
+    /// go at once.
+    #[must_use]
+    pub fn is_for_good(self) -> bool {
+        matches!(self, Self::MAX_PREFIXES | Self::SHUTDOWN | Self::DECONFIGURED | Self::BFD_DOWN)
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{} ({})", self.code, self.subcode, self.text())

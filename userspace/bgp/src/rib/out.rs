@@ -24,8 +24,13 @@ pub struct Batch {
 }
 
 impl Out {
-    /// Sends everything of a family again.
+    /// Sends everything of a family again. Asked twice before anything went out it is once: a peer
+    /// that asks and asks costs nothing more.
     pub(super) fn send_again(&mut self, family: Family, enhanced: bool) {
+        if self.asked.contains(&family) {
+            return;
+        }
+        self.asked.push(family);
         let mut prefixes = Vec::new();
         for (prefix, sent) in self.sent.iter_mut().filter(|(p, _)| Family::of(p) == family) {
             sent.again = true;
@@ -71,6 +76,7 @@ impl Rib {
         let Some(params) = peer.session.as_ref().map(|session| session.params) else {
             return batch;
         };
+        peer.out.asked.clear();
         let mark =
             |family, kind| Message::Refresh(Refresh { afi_safi: AfiSafi::from(family), kind });
         for family in std::mem::take(&mut peer.out.refresh_begins) {

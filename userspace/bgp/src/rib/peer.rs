@@ -80,6 +80,8 @@ pub(super) struct Out {
     pub(super) sent: HashMap<IpNet, Sent>,
     /// Prefixes whose route may differ from what was sent.
     pub(super) dirty: BTreeSet<IpNet>,
+    /// Families that were asked for again since something was last taken from here.
+    pub(super) asked: Vec<Family>,
     /// Families whose End-of-RIB is owed.
     pub(super) owes_end: Vec<Family>,
     /// Families whose refresh is to begin, and those under way (RFC 7313).

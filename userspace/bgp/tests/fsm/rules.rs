@@ -11,7 +11,7 @@ use sluice_bgp::{
 use crate::network::received;
 use crate::{HIGH, LOW, pair};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A machine with one event after the other, at one time.
 fn steps(machine: Machine, events: &[Event], now: Duration) -> (Machine, Vec<Action>) {
@@ -22,7 +22,7 @@ fn steps(machine: Machine, events: &[Event], now: Duration) -> (Machine, Vec<Act
     })
 }
 
-fn says(link: LinkId, message: Message) -> Event {
+pub(crate) fn says(link: LinkId, message: Message) -> Event {
     Event::Received(link, received(&message))
 }
 
@@ -38,7 +38,7 @@ fn codes(actions: &[Action]) -> Vec<Code> {
     actions.iter().filter_map(code).collect()
 }
 
-fn notification(actions: &[Action]) -> Notification {
+pub(crate) fn notification(actions: &[Action]) -> Notification {
     let found = actions.iter().find_map(|action| match action {
         Action::Send(_, message) => match &**message {
             Message::Notification(notification) => Some(notification.clone()),
@@ -50,7 +50,7 @@ fn notification(actions: &[Action]) -> Notification {
 }
 
 /// A started, passive machine with one accepted connection.
-fn accepted(settings: Settings) -> (Machine, LinkId) {
+pub(crate) fn accepted(settings: Settings) -> (Machine, LinkId) {
     let (mut machine, _) =
         Machine::new(Settings { passive: true, ..settings }, 7).step(Event::Start, Duration::ZERO);
     let link = machine.name_link();
@@ -60,7 +60,7 @@ fn accepted(settings: Settings) -> (Machine, LinkId) {
     (machine, link)
 }
 
-fn established(settings: Settings, open: Open) -> (Machine, LinkId) {
+pub(crate) fn established(settings: Settings, open: Open) -> (Machine, LinkId) {
     let (machine, link) = accepted(settings);
     let events = [says(link, Message::Open(open)), says(link, Message::Keepalive)];
     let (machine, _) = steps(machine, &events, Duration::ZERO);
@@ -259,40 +259,6 @@ fn b9_a_notification_is_never_answered() {
 }
 
 #[test]
-fn b18_loss_is_graceful_notifications_only_with_the_n_bit_and_never_a_hard_reset() {
-    let lost = |link| Event::Closed(link);
-    let told = |code| move |link| says(link, Message::Notification(Notification::new(code)));
-    type Make = Box<dyn Fn(LinkId) -> Event>;
-    let cases: Vec<(&str, Make, bool, bool)> = vec![
-        ("lost", Box::new(lost), true, true),
-        ("reset", Box::new(told(Code::RESET)), true, false),
-        ("hard reset", Box::new(told(Code::HARD_RESET)), false, false),
-        ("stuck", Box::new(Event::SendStuck), true, false),
-        ("stopped", Box::new(|_| Event::Stop(None)), false, false),
-    ];
-    for (name, event, with_n_bit, without) in cases {
-        for (n_bit, graceful) in [(true, with_n_bit), (false, without)] {
-            let [mut low, mut high] = pair();
-            low.graceful_restart_s = Some(120);
-            high.graceful_restart_s = Some(120);
-            let mut open = high.open();
-            for capability in &mut open.capabilities {
-                if let Capability::GracefulRestart(restart) = capability {
-                    restart.notification = n_bit;
-                }
-            }
-            let (machine, link) = established(low, open);
-            let (_, actions) = machine.step(event(link), SECOND);
-            let down = actions.iter().find_map(|action| match action {
-                Action::Down(down) => Some(down.graceful),
-                _ => None,
-            });
-            assert_eq!(down, Some(graceful), "{name}, N bit {n_bit}");
-        }
-    }
-}
-
-#[test]
 fn b4_pauses_grow_nothing_is_accepted_in_them_and_end() {
     let (mut machine, mut link) = accepted(pair()[0].clone());
     let (mut now, mut pauses) = (Duration::ZERO, Vec::new());
@@ -348,24 +314,4 @@ fn b6_equal_identifiers_compare_ases() {
         "64700 is the larger AS: its connection stays"
     );
     assert_eq!(machine.state(), State::OpenConfirm);
-}
-
-#[test]
-fn b18_open_says_what_has_been_kept() {
-    let bits = |settings: &Settings| {
-        settings.open().capabilities.iter().find_map(|capability| match capability {
-            Capability::GracefulRestart(restart) => {
-                Some((restart.restarted, restart.families.iter().all(|family| family.forwarding)))
-            }
-            _ => None,
-        })
-    };
-    let [mut settings, _] = pair();
-    assert_eq!(bits(&settings), None);
-    settings.graceful_restart_s = Some(120);
-    assert_eq!(bits(&settings), Some((false, false)), "a node that has just started");
-    settings.restarted = true;
-    assert_eq!(bits(&settings), Some((true, true)), "a process that has");
-    (settings.restarted, settings.forwarding) = (false, true);
-    assert_eq!(bits(&settings), Some((false, true)), "a session that was lost");
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use sluice_bgp::driver::PeerReport;
 use sluice_bgp::fsm::State;
 use sluice_bgp::{Code, Notification};
 
@@ -221,8 +222,15 @@ pub(crate) fn restart<D: Daemon>(daemon: &D) {
             assert!(!daemon.route(&space, ROUTES[0]).is_empty(), "{name}: keeps ours");
         }
         println!("{name}: both restarts without a gap");
+        let n_bit = |report: PeerReport| report.status.negotiated.map(|n| n.notification_bit);
+        println!("{name}: N bit on both sides: {:?}", ours.report().and_then(n_bit));
     });
-    ours.stop(None);
+    // For good: a hard reset, if it takes NOTIFICATIONs gracefully; its restart time is a minute.
+    ours.stop(Some(Notification::with_reason(Code::SHUTDOWN, "the test is over")));
+    let took = until("our routes gone", Duration::from_secs(5), || {
+        daemon.route(&space, ROUTES[0]).is_empty()
+    });
+    println!("{name}: gone {took:?} after we shut down");
 }
 
 /// B11: a path that is cut without a word is noticed long before the hold time.

@@ -94,6 +94,7 @@ pub(crate) fn discarded_external() -> Vec<Row> {
         (0x80, 10, vec![1; 5]),
         (0x40, 6, vec![0]),
         (0xc0, 7, vec![1; 5]),
+        (0xc0, 7, vec![1; 6]),
         (0xc0, 7, vec![1; 7]),
         (0xc0, 7, vec![1; 9]),
         (0xc0, 7, vec![0, 0, 0, 0, 1, 1, 1, 1]),

@@ -4,9 +4,9 @@
 
 use std::net::Ipv4Addr;
 
-use sluice_bgp::Attributes;
 use sluice_bgp::driver::Happening;
 use sluice_bgp::fsm::State;
+use sluice_bgp::{Aggregator, Attributes, Message};
 
 use crate::peer::{RawPeer, mandatory, update};
 use crate::rig::{ASN, EXTERNAL, Rig, peer, peer_address, says};
@@ -58,11 +58,14 @@ async fn check(asn: u32, rows: &[Row], outcome: Outcome) {
     assert_eq!(report.status.state, State::Established);
     assert_eq!(report.status.counters.faults, rows.len() as u64, "each is counted");
     let withdrawn = if outcome == Outcome::Withdrawn { rows.len() } else { 0 };
-    assert_eq!(report.status.counters.withdrawn_by_fault, withdrawn as u64);
+    let counters = report.status.counters;
+    assert_eq!(counters.withdrawn_by_fault, withdrawn as u64);
+    assert_eq!(counters.discarded_by_fault, (rows.len() - withdrawn) as u64);
     assert_eq!(rig.happening().await, Happening::Up);
     let Happening::Fault(fault) = rig.happening().await else { panic!("the first is told") };
     let octets: String = rows[0].2.iter().map(|octet| format!("{octet:02x}")).collect();
     assert!(fault.to_string().ends_with(&format!("value {octets}")), "logged in hex: {fault}");
+    assert!(rig.happenings.try_recv().is_err(), "one a minute");
 }
 
 #[tokio::test]
@@ -143,4 +146,52 @@ async fn b15_med_and_local_pref_end_at_the_border_of_an_as() {
     inside.send_octets(&update(&[], &preferred, &[24, 10, 9, 0])).await;
     let told = outside.update().await.attributes;
     assert_eq!((told.med, told.local_pref), (None, None));
+}
+
+#[tokio::test]
+async fn b13_an_old_speakers_aggregator_has_six_octets_and_no_others() {
+    // 64999 in two octets.
+    const HIGH: u8 = 0xfd;
+    const LOW: u8 = 0xe7;
+    let old = 64999;
+    let rig = Rig::start(vec![peer(1, old)]).await;
+    let mut open = says(1, old).open();
+    open.capabilities.retain(|capability| capability.code() != 65);
+    let mut raw = RawPeer::connect(peer_address(1), rig.address).await;
+    raw.receive().await;
+    raw.send(&Message::Open(open)).await;
+    raw.send(&Message::Keepalive).await;
+    let good = [&[0x40, 1, 1, 0, 0x40, 2, 4, 2, 1, HIGH, LOW, 0x40, 3, 4][..], &HOP.octets()];
+    let good = good.concat();
+    let id = Ipv4Addr::new(1, 1, 1, 1);
+    let aggregator = |asn| Some(Aggregator { asn, id });
+    // AGGREGATOR, AS4_AGGREGATOR, what is left of them, attributes discarded so far.
+    type Old = (&'static [u8], &'static [u8], Option<Aggregator>, u64);
+    let rows: [Old; 6] = [
+        (&[HIGH, LOW, 1, 1, 1, 1], &[], aggregator(64999), 0),
+        // RFC 6793 4.2.3: 23456 stands for what AS4_AGGREGATOR says.
+        (&[0x5b, 0xa0, 1, 1, 1, 1], &[0, 1, 0, 0, 1, 1, 1, 1], aggregator(65536), 0),
+        (&[HIGH, LOW, 1, 1, 1, 1], &[0, 1, 0, 0, 2, 2, 2, 2], aggregator(64999), 0),
+        (&[0, 0, HIGH, LOW, 1, 1, 1, 1], &[], None, 1),
+        (&[HIGH, LOW, 1, 1, 1], &[], None, 2),
+        (&[0, 0, 1, 1, 1, 1], &[], None, 3),
+    ];
+    for (n, (value, as4, expected, faults)) in (0u8..).zip(rows) {
+        let attribute = |code: u8, value: &[u8]| match u8::try_from(value.len()).unwrap() {
+            0 => Vec::new(),
+            length => [&[0xc0, code, length][..], value].concat(),
+        };
+        let attributes = [good.clone(), attribute(7, value), attribute(18, as4)].concat();
+        raw.send_octets(&update(&[], &attributes, &[24, 10, 1, n])).await;
+        let prefix = format!("10.1.{n}.0/24");
+        while !rig.prefixes().contains(&prefix) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let routes = rig.routes().await;
+        let view = routes.iter().find(|view| view.prefix.to_string() == prefix).unwrap();
+        assert_eq!(view.route.received.attributes.aggregator, expected, "{value:x?}, {as4:x?}");
+        let report = rig.speaker.lock().await.peers().await.remove(0);
+        assert_eq!(report.status.counters.discarded_by_fault, faults, "{value:x?}, {as4:x?}");
+        assert_eq!(report.status.state, State::Established);
+    }
 }

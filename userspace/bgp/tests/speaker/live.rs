@@ -3,14 +3,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use sluice_bgp::driver::{Happening, Password, Speaker, SpeakerConfig, SpeakerError};
+use sluice_bgp::driver::{Happening, Password, PeerConfig, Speaker, SpeakerConfig, SpeakerError};
+use sluice_bgp::fsm::State;
+use sluice_bgp::policy::{Change, Verdict};
 use sluice_bgp::rib::{Identity, Unfit};
-use sluice_bgp::{Code, Message, Notification};
+use sluice_bgp::{Capability, Code, Families, Message, Notification, Params, Received};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::peer::{RawPeer, net};
 use crate::rig::{ASN, EXTERNAL, Rig, peer, peer_address, says};
-use crate::routes::{announce, connect, send};
+use crate::routes::{announce, connect, local, send};
 
 #[tokio::test]
 async fn rfc4456_another_cluster_counts_at_once_and_touches_no_session() {
@@ -151,4 +153,77 @@ async fn b9_a_speaker_that_shuts_down_has_told_everybody_when_it_is_over() {
         assert_eq!((told.code, told.reason()), (Code::SHUTDOWN, Some("cleaned up")));
     }
     thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn each_peer_has_settings_of_its_own() {
+    let own = |n: u8, hold_s: u16, restart_s: Option<u16>, first_as: bool, limit: u32, med: u32| {
+        let mut config = peer(n, EXTERNAL);
+        config.settings.hold_s = hold_s;
+        config.settings.graceful_restart_s = restart_s;
+        config.policies.enforce_first_as = first_as;
+        config.policies.max_prefixes = Some(limit);
+        config.policies.export.rules[0].verdict = Verdict::Accept(vec![Change::Med(med)]);
+        config
+    };
+    let peers = [own(1, 30, None, false, 100, 7), own(2, 60, Some(99), true, 1, 8)];
+    let mut rig = Rig::start(peers.to_vec()).await;
+    rig.set_locals(vec![local("10.1.0.0/24")]).await;
+    let mut raws = Vec::new();
+    for (n, config) in (1u8..).zip(&peers) {
+        let mut raw = RawPeer::connect(peer_address(n), rig.address).await;
+        let Received::Open(open) = raw.receive().await else { panic!("no OPEN") };
+        assert_eq!(open.hold_time_s, config.settings.hold_s);
+        let restart = open.capabilities.iter().find_map(|capability| match capability {
+            Capability::GracefulRestart(restart) => Some(restart.time_s),
+            _ => None,
+        });
+        assert_eq!(restart, config.settings.graceful_restart_s);
+        raw.send(&Message::Open(says(n, EXTERNAL).open())).await;
+        raw.send(&Message::Keepalive).await;
+        raw.params = Params { four_octet_as: true, families: Families::ALL, ..Params::default() };
+        let Verdict::Accept(changes) = &config.policies.export.rules[0].verdict else { panic!() };
+        let med = raw.update().await.attributes.med.map(Change::Med);
+        assert_eq!(med.as_ref(), changes.first());
+        assert_eq!(rig.happening().await, Happening::Up);
+        raws.push(raw);
+    }
+    // The first AS is checked of one, and the limit is the other's.
+    for raw in &mut raws {
+        send(raw, announce("10.7.0.0/24", &[7, EXTERNAL], [10, 0, 0, 1])).await;
+    }
+    rig.until_installed(&["10.7.0.0/24"]).await;
+    for raw in &mut raws {
+        send(raw, announce("10.8.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
+    }
+    assert_eq!(raws[1].ended().await.map(|n| n.code), Some(Code::MAX_PREFIXES));
+    rig.until_installed(&["10.7.0.0/24", "10.8.0.0/24"]).await;
+    let report = rig.speaker.lock().await.peers().await.remove(0);
+    assert_eq!((report.status.state, report.routes.accepted), (State::Established, 2));
+}
+
+#[tokio::test]
+async fn b4_who_connects_can_be_changed_without_a_reset() {
+    let listener = TcpListener::bind("127.0.0.7:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let waits = PeerConfig { address: at.ip(), port: at.port(), ..peer(1, EXTERNAL) };
+    let mut connects = waits.clone();
+    connects.settings.passive = false;
+    let mut rig = Rig::start(vec![waits.clone(), peer(2, EXTERNAL)]).await;
+    let _other = connect(&rig, 2, EXTERNAL).await;
+    assert_eq!(rig.happening().await, Happening::Up);
+    let early = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+    assert!(early.is_err(), "it waits");
+    let both = |first| vec![first, peer(2, EXTERNAL)];
+    rig.speaker.lock().await.set_peers(both(connects)).await.unwrap();
+    let (stream, _) =
+        tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
+    let mut raw = RawPeer::of(stream);
+    raw.establish(&says(1, EXTERNAL)).await;
+    assert_eq!(rig.happening().await, Happening::Up);
+    rig.speaker.lock().await.set_peers(both(waits)).await.unwrap();
+    assert!(rig.happenings.try_recv().is_err(), "the session stays");
+    send(&mut raw, announce("10.8.0.0/24", &[EXTERNAL], [10, 0, 0, 1])).await;
+    rig.until_installed(&["10.8.0.0/24"]).await;
+    assert!(rig.happenings.try_recv().is_err(), "the session stays");
 }

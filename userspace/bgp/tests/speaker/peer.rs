@@ -39,12 +39,16 @@ impl RawPeer {
             ready(socket2::SockRef::from(&socket));
             socket.bind(SocketAddr::new(from, 0)).unwrap();
             if let Ok(stream) = socket.connect(to).await {
-                let params = Params::default();
-                return Self { stream, params, inbox: BytesMut::new() };
+                return Self::of(stream);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("no connection from {from} to {to}");
+    }
+
+    /// The peer's end of a connection that the speaker made.
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream, params: Params::default(), inbox: BytesMut::new() }
     }
 
     /// Connects and gets to Established with what the settings say.

@@ -12,7 +12,8 @@ use sluice_bgp::fsm::{Reason, Settings, State};
 use sluice_bgp::policy::Tag;
 use sluice_bgp::rib::LocalRoute;
 use sluice_bgp::{
-    AsPath, Attributes, Family, LargeCommunity, Message, NextHop, Origin, Received, Update,
+    AsPath, Attributes, Code, Family, LargeCommunity, Message, NextHop, Notification, Origin,
+    Received, Update,
 };
 use tokio::io::AsyncReadExt;
 
@@ -249,4 +250,34 @@ async fn b3_a_peer_that_reads_nothing_for_the_send_hold_time_is_given_up_and_the
     let last_end = report.status.last_end.unwrap();
     assert!(last_end.contains("8/0"), "{last_end}");
     assert_eq!(report.status.counters.lost, 1);
+}
+
+#[tokio::test]
+async fn what_came_before_the_end_of_a_connection_counts_however_much_it_is() {
+    let mut config = peer(1, EXTERNAL);
+    config.settings.graceful_restart_s = Some(120);
+    let mut settings = says(1, EXTERNAL);
+    settings.graceful_restart_s = Some(100);
+    let mut rig = Rig::start(vec![config]).await;
+    let good = mandatory(Some(EXTERNAL), HOP);
+    let octets: Vec<u8> = (0..5000_u32)
+        .flat_map(|n| update(&[], &good, &[&[24, 10][..], &n.to_be_bytes()[2..]].concat()))
+        .collect();
+    let mut all = 0;
+    for last in [None, Some(Notification::new(Code::RESET))] {
+        let mut raw = RawPeer::established(peer_address(1), rig.address, &settings).await;
+        assert_eq!(rig.happening().await, Happening::Up);
+        raw.send_octets(&octets).await;
+        if let Some(notification) = &last {
+            raw.send(&Message::Notification(notification.clone())).await;
+        }
+        use tokio::io::AsyncWriteExt;
+        raw.stream.shutdown().await.unwrap();
+        let reason = last.map_or(Reason::Lost, Reason::Received);
+        assert_eq!(rig.happening().await, Happening::Down { reason, graceful: true });
+        all += 5000;
+        let report = rig.speaker.lock().await.peers().await.remove(0);
+        assert_eq!(report.status.counters.updates_received, all);
+        assert_eq!(report.routes.received, [5000, 0]);
+    }
 }

@@ -1,7 +1,11 @@
-//! B18: graceful restart in the tables.
+//! B17, B18: refreshes and graceful restart in the tables.
 
-use sluice_bgp::rib::{Policies, Rib};
-use sluice_bgp::{Family, Update};
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use sluice_bgp::policy::Tag;
+use sluice_bgp::rib::{LocalRoute, Policies, Rib};
+use sluice_bgp::{AfiSafi, Attributes, Family, Refresh, RefreshKind, Update};
 
 use crate::{
     ASN, address, announce, end_of_rib, graceful, lose, net, open_policies, prefixes, rib, s, told,
@@ -136,4 +140,28 @@ fn b22_a_peer_that_comes_back_with_others_again_and_again_has_twice_its_limit_at
         lose(&mut rib, 1, &theirs, s(round));
     }
     assert_eq!(prefixes(&rib).len(), 8);
+}
+
+#[test]
+fn b17_a_peer_that_asks_and_asks_costs_no_more_than_one_that_asks() {
+    let mut rib = rib(&[(1, EXTERNAL, open_policies())]);
+    let route = |n: u32| LocalRoute {
+        prefix: net(&format!("{}/32", Ipv4Addr::from_bits(0x0a60_0000 + n))),
+        tag: Tag(1),
+        attributes: Attributes::default(),
+    };
+    rib.set_locals((0..20_000).map(route).collect(), true);
+    up(&mut rib, 1, &graceful(1, EXTERNAL), s(0));
+    let prefixes = |updates: Vec<Update>| updates.iter().map(|u| u.nlri.len()).sum::<usize>();
+    assert_eq!(prefixes(told(&mut rib, 1)), 20_000);
+    let refresh = Refresh { afi_safi: AfiSafi { afi: 1, safi: 1 }, kind: RefreshKind::Request };
+    let started = Instant::now();
+    for _ in 0..5000 {
+        rib.refresh(address(1), refresh, s(1));
+    }
+    let took = started.elapsed();
+    assert!(took < s(1), "{took:?} for 5,000 requests of 20,000 prefixes");
+    assert_eq!(prefixes(told(&mut rib, 1)), 20_000);
+    rib.refresh(address(1), refresh, s(2));
+    assert_eq!(prefixes(told(&mut rib, 1)), 20_000, "and again");
 }
