@@ -58,10 +58,13 @@ fn b26_an_aggregate_answers_where_it_is_served_and_ends_at_the_node_where_it_is_
     let learned = router(&cluster).routes().unwrap();
     assert!(SERVED.iter().all(|ip| !learned.contains(&format!("{ip} "))), "{learned}");
     for node in cluster.nodes() {
-        let shown = routes_of(node.netns(), "92").unwrap();
-        for range in AGGREGATES {
-            assert!(shown.contains(&format!("unreachable {range}")), "{shown}");
-        }
+        wait_for(&format!("the aggregates to end at {}", node.name()), || {
+            let shown = routes_of(node.netns(), "92")?;
+            let all =
+                AGGREGATES.iter().all(|range| shown.contains(&format!("unreachable {range}")));
+            Ok(all.then_some(()))
+        })
+        .unwrap();
     }
 
     // From outside, from a pod, and packets of the node itself (no cgroup of a node is ours here).
