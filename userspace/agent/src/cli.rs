@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::bgp::BgpArgs;
 use crate::detector::{self, Mode};
-use crate::flags;
+use crate::flags::{self, LaterArgs};
 use crate::nodeports::{self, Word};
 
 /// Default of `--state-dir`.
@@ -187,6 +187,16 @@ pub struct AgentArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_service_external_ips: bool,
+    /// Ranges that spec.externalIPs of Services have to lie in, repeatable [default: anywhere]
+    #[arg(long, value_delimiter = ',')]
+    pub service_external_ip_range: Vec<IpNet>,
+    /// Ranges that addresses of load balancers have to lie in, repeatable [default: anywhere]
+    #[arg(long, value_delimiter = ',')]
+    pub loadbalancer_ip_range: Vec<IpNet>,
+    /// Neither serve nor announce addresses outside of these ranges; they are reported
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub strict_external_ip_validation: bool,
     /// Ranges of pod addresses in the whole cluster, repeatable
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,
@@ -208,6 +218,9 @@ pub struct AgentArgs {
     /// Flags of the router part.
     #[command(flatten)]
     pub bgp: BgpArgs,
+    /// Flags of parts that are not built yet.
+    #[command(flatten)]
+    pub later: LaterArgs,
     /// error, warn, info, debug or trace, or a filter as in RUST_LOG
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log_level: String,
@@ -245,6 +258,9 @@ where
             ),
         ];
         if let Some((_, text)) = refused.iter().find(|(refused, _)| *refused) {
+            return Err(clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n")));
+        }
+        if let Some(text) = args.later.refused() {
             return Err(clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n")));
         }
         if let Some(text) = detector::contradiction(args) {
@@ -375,12 +391,37 @@ mod tests {
     }
 
     #[test]
+    fn ranges_of_external_addresses_hold_unless_validation_is_off() {
+        let flags =
+            ["--loadbalancer-ip-range=198.18.0.7/24", "--loadbalancer-ip-range", "fd00::/8"];
+        let ranges = |more: &[&str]| {
+            let args = agent(&[&flags[..], more].concat()).expect("accepted");
+            let config = crate::config::Config::from_args(&args).expect("fits");
+            assert_eq!(config.external_ranges, [], "none of its kind: anywhere");
+            config.load_balancer_ranges.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(ranges(&[]), ["198.18.0.0/24", "fd00::/8"]);
+        assert!(ranges(&["--strict-external-ip-validation=false"]).is_empty());
+    }
+
+    #[test]
+    fn parts_that_are_not_built_yet_can_be_switched_off() {
+        let flags = ["--enable-overlay=false", "--enable-pod-egress=false", "--auto-mtu=false"];
+        assert!(agent(&[&flags[..], &["--external-traffic=snat"]].concat()).is_ok());
+    }
+
+    #[test]
     fn nothing_is_taken_and_ignored() {
         let cases: &[(&[&str], &str)] = &[
             (&["--hostname-override=n1"], "--node-name"),
             (&["--ipvs-sync-period", "1m"], "--min-sync-period"),
             (&["--run-firewall=true"], "NetworkPolicies"),
-            (&["--enable-overlay=false"], "not in this version"),
+            (&["--enable-overlay"], "accepted: false"),
+            (&["--overlay-type=full"], "--enable-overlay=false"),
+            (&["--enable-pod-egress=true"], "accepted: false"),
+            (&["--auto-mtu=true"], "accepted: false"),
+            (&["--external-traffic=dsr"], "accepted: snat"),
+            (&["--external-traffic=nat"], "snat, dsr, hybrid"),
             (&["--bgp-holdtime", "2s"], "3s to 65535s"),
             (&["--cluster-asn", "0"], "--cluster-asn"),
             (&["--peer-router-ips", "192.0.2"], "--peer-router-ips"),
@@ -389,6 +430,9 @@ mod tests {
             (&["--run-service-proxy=false"], "accepted: true"),
             (&["--xdp", "native"], "auto, off"),
             (&["--cluster-cidr", "10.0.0.0"], "--cluster-cidr"),
+            (&["--loadbalancer-ip-range", "198.18.0.0"], "--loadbalancer-ip-range"),
+            (&["--service-external-ip-range=fd00::/129"], "--service-external-ip-range"),
+            (&["--strict-external-ip-validation=yes"], "--strict-external-ip-validation"),
             (&["--min-sync-period", "1"], "50ms"),
             (&["--flow-entries", "0"], "--flow-entries"),
             (&["--nodeport-addresses", "primray"], "primary, localhost, all"),

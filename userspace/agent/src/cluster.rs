@@ -4,7 +4,7 @@
 mod findings;
 mod triggers;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub struct Cluster {
     uids: HashMap<Key, String>,
     /// What their annotations say about BGP.
     advertise: AllOverrides,
+    /// And what is wrong with those; Services without are not there.
+    advertise_problems: BTreeMap<Key, Vec<String>>,
     ranges: ServiceRanges,
     node_ports: Option<RangeInclusive<u16>>,
     triggers: Triggers,
@@ -88,6 +90,7 @@ impl Cluster {
             pod_cidrs: rules.pod_cidrs,
             uids: HashMap::new(),
             advertise: AllOverrides::new(),
+            advertise_problems: BTreeMap::new(),
             ranges: ServiceRanges::new(rules.service_ranges),
             node_ports: rules.node_ports,
             triggers: Triggers::new(started),
@@ -101,6 +104,7 @@ impl Cluster {
         for key in &update.gone {
             self.uids.remove(key);
             self.advertise.remove(key);
+            self.advertise_problems.remove(key);
             changed |= self.index.delete_service(&key.namespace, &key.name);
         }
         for service in &update.objects {
@@ -109,19 +113,32 @@ impl Cluster {
                 namespace: metadata.namespace.clone().unwrap_or_default(),
                 name: metadata.name.clone().unwrap_or_default(),
             };
-            let (overrides, problems) = Overrides::read(service);
-            for problem in problems {
-                warn!(service = %key, problem, "not used; the flags count");
-            }
-            if overrides == Overrides::default() {
-                self.advertise.remove(&key);
-            } else {
-                self.advertise.insert(key.clone(), overrides);
-            }
+            self.read_advertise(&key, service);
             self.uids.insert(key, metadata.uid.clone().unwrap_or_default());
             changed |= self.index.apply_service(service);
         }
         changed
+    }
+
+    fn read_advertise(&mut self, key: &Key, service: &Service) {
+        let before = self.advertise.get(key).copied().unwrap_or_default();
+        let (overrides, problems) = Overrides::read(service, before);
+        if overrides == Overrides::default() {
+            self.advertise.remove(key);
+        } else {
+            self.advertise.insert(key.clone(), overrides);
+        }
+        if self.advertise_problems.get(key).map_or(&[][..], Vec::as_slice) == problems {
+            return;
+        }
+        for problem in &problems {
+            warn!(service = %key, problem, "a setting of a Service is not used");
+        }
+        if problems.is_empty() {
+            self.advertise_problems.remove(key);
+        } else {
+            self.advertise_problems.insert(key.clone(), problems);
+        }
     }
 
     /// Takes in changes of ServiceCIDR objects; tells whether the ranges differ now.
@@ -139,6 +156,12 @@ impl Cluster {
     #[must_use]
     pub fn advertise(&self) -> &AllOverrides {
         &self.advertise
+    }
+
+    /// How many of these annotations do not parse.
+    #[must_use]
+    pub fn advertise_problems(&self) -> usize {
+        self.advertise_problems.values().map(Vec::len).sum()
     }
 
     /// Identity of a Service, "" when there is none of this name.
@@ -234,13 +257,17 @@ impl Cluster {
         self.index.take_problems()
     }
 
-    /// Everything that is not served as it is written, now: fields of objects, addresses that
-    /// several Services want, and ClusterIPs and node ports outside their ranges.
+    /// Everything that is not as it is written, now: fields of objects, addresses that several
+    /// Services want, ClusterIPs and node ports outside their ranges, and annotations about BGP.
     #[must_use]
     pub fn findings(&self, state: &State) -> Vec<Finding> {
         let (ranges, source) = self.service_ranges();
         let known = Known { ranges: &ranges, source, node_ports: self.node_ports.as_ref() };
-        findings::find(self.index.problems(), state, &known)
+        let mut findings = findings::find(self.index.problems(), state, &known);
+        for (key, problems) in &self.advertise_problems {
+            findings.extend(problems.iter().map(|problem| Finding::of_service(key, problem)));
+        }
+        findings
     }
 }
 
@@ -361,6 +388,33 @@ mod tests {
         assert_eq!(findings.len(), 2, "{findings:?}");
         assert!(findings[0].text.contains("ClusterIP 10.0.0.1"), "{findings:?}");
         assert!(findings[1].text.contains("node port 80"), "{findings:?}");
+    }
+
+    #[test]
+    fn an_annotation_about_bgp_that_does_not_parse_is_told_and_changes_nothing() {
+        let mut cluster = cluster(&[]);
+        let mut say = |word: Option<&str>| {
+            let mut web = service("10.96.0.1");
+            if let Some(word) = word {
+                let name = "sluice.io/service.advertise.clusterip";
+                web["metadata"]["annotations"] = json!({ name: word });
+            }
+            cluster.on_services(listed(&[web]));
+            let state = cluster.take_state().state;
+            let key = Key { namespace: "d".to_owned(), name: "web".to_owned() };
+            let findings = cluster.findings(&state);
+            assert!(findings.iter().all(|finding| finding.service.as_ref() == Some(&key)));
+            assert_eq!(findings.len(), cluster.advertise_problems());
+            let advertised = cluster.advertise().get(&key).and_then(|of| of.cluster_ip);
+            (advertised, findings.into_iter().map(|finding| finding.text).collect::<Vec<_>>())
+        };
+        assert_eq!(say(Some("true")), (Some(true), vec![]));
+        for _ in 0..2 {
+            let (advertised, told) = say(Some("yes"));
+            assert_eq!((advertised, told.len()), (Some(true), 1), "{told:?}");
+            assert!(told[0].contains("d/web") && told[0].contains("accepted: true, false"));
+        }
+        assert_eq!(say(None), (None, vec![]));
     }
 
     #[test]

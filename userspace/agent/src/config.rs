@@ -41,6 +41,10 @@ pub struct Config {
     pub node_port_range: Option<RangeInclusive<u16>>,
     /// Whether `spec.externalIPs` are served (R18, KEP-5707).
     pub external_ips: bool,
+    /// Ranges that `spec.externalIPs` have to lie in; empty: anywhere.
+    pub external_ranges: Vec<IpNet>,
+    /// Ranges that addresses of load balancers have to lie in; empty: anywhere.
+    pub load_balancer_ranges: Vec<IpNet>,
     /// Shortest time between the end of a sync and the next.
     pub min_sync_period: Duration,
     /// How long to wait for the own Node's addresses before going on without (R37).
@@ -78,6 +82,11 @@ impl Config {
         if name.is_empty() {
             return Err(ConfigError::NoNodeName);
         }
+        // Without validation the ranges say nothing.
+        let checked = |ranges: &[IpNet]| match args.strict_external_ip_validation {
+            true => ranges.iter().map(IpNet::trunc).collect(),
+            false => Vec::new(),
+        };
         Ok(Self {
             flags: BTreeMap::new(),
             node_name: name,
@@ -96,6 +105,8 @@ impl Config {
             pod_cidrs: args.detect_local_mode == Mode::NodeCidr,
             node_port_range: args.service_node_port_range.clone(),
             external_ips: args.allow_service_external_ips,
+            external_ranges: checked(&args.service_external_ip_range),
+            load_balancer_ranges: checked(&args.loadbalancer_ip_range),
             min_sync_period: args.min_sync_period,
             node_wait: NODE_WAIT,
             // Present only in namespaces and kernels that have IPv6.

@@ -1,7 +1,83 @@
 //! Flags that Sluice does not take, and what to do instead: those of kube-router and kube-proxy
-//! that have no place here, and Sluice's own that a later version brings.
+//! that have no place here, and those of parts that a later version brings.
 //!
-//! A flag is never taken and ignored: whoever sets it relies on it.
+//! A flag is never taken and ignored: whoever sets it relies on it. Flags of parts that are not built
+//! yet are taken with the value that means there is no such part, so that one command line fits this
+//! version and the next.
+
+use clap::{ArgAction, Args, ValueEnum};
+
+/// How answers to traffic from outside go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExternalTraffic {
+    /// By the node that was asked.
+    Snat,
+    /// From the backend's node straight to the client.
+    Dsr,
+    /// UDP as with snat, TCP as with dsr.
+    Hybrid,
+}
+
+/// Flags of parts that this version does not have.
+#[derive(Clone, Debug, Args)]
+pub struct LaterArgs {
+    /// Tunnels between nodes; not in this version
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
+          default_missing_value = "true", action = ArgAction::Set)]
+    pub enable_overlay: bool,
+    /// Which nodes tunnels are for; not in this version
+    #[arg(long, hide = true)]
+    pub overlay_type: Option<String>,
+    /// Give traffic of pods that leaves the cluster the node's address; not in this version
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
+          default_missing_value = "true", action = ArgAction::Set)]
+    pub enable_pod_egress: bool,
+    /// Fit the pods' MTU to the uplink; not in this version
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
+          default_missing_value = "true", action = ArgAction::Set)]
+    pub auto_mtu: bool,
+    /// How answers to traffic from outside go back; only snat in this version
+    #[arg(long, value_enum, default_value_t = ExternalTraffic::Snat)]
+    pub external_traffic: ExternalTraffic,
+}
+
+impl LaterArgs {
+    /// What is asked for and not there, and what to do instead.
+    #[must_use]
+    pub fn refused(&self) -> Option<&'static str> {
+        let all = [
+            (
+                self.enable_overlay,
+                "--enable-overlay: there are no tunnels in this version; instead, nodes on one link, or \
+                 routers between them that learn the pod ranges by BGP (--peer-router-ips, or the \
+                 annotation `peers`); accepted: false",
+            ),
+            (
+                self.overlay_type.is_some(),
+                "--overlay-type: there are no tunnels in this version; accepted: nothing, with \
+                 --enable-overlay=false",
+            ),
+            (
+                self.enable_pod_egress,
+                "--enable-pod-egress: pods leave the cluster with their own addresses in this version; \
+                 instead, routes to the pod ranges (--advertise-pod-cidr), or masquerading at the \
+                 router or by the CNI plugin (`ipMasq`); accepted: false",
+            ),
+            (
+                self.auto_mtu,
+                "--auto-mtu: this version does not wire pods and sets no MTU; instead, `mtu` in the CNI \
+                 plugin's configuration; accepted: false",
+            ),
+            (
+                self.external_traffic != ExternalTraffic::Snat,
+                "--external-traffic: answers go back by the node that was asked in this version; \
+                 instead, externalTrafficPolicy Local, with which backends see the client's address; \
+                 accepted: snat",
+            ),
+        ];
+        all.into_iter().find_map(|(asked, text)| asked.then_some(text))
+    }
+}
 
 /// What to tell about a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +94,7 @@ const NO_IPVS: Advice =
     Instead("nothing: there is no IPVS; connections live in Sluice's flow table");
 const NO_POLICY: Advice =
     Instead("a network policy controller of your choice: Sluice does not enforce NetworkPolicies");
+const NO_TUNNELS: Advice = Instead("nothing: there are no tunnels in this version");
 const NO_LB_CONTROLLER: Advice =
     Instead("a load balancer controller that sets status.loadBalancer of Services");
 
@@ -50,8 +127,8 @@ const FLAGS: &[(&str, Advice)] = &[
     ("injected-routes-sync-period", Instead("nothing: routes are followed by events")),
     ("routes-sync-period", Instead("nothing: routes are followed by events")),
     ("disable-source-dest-check", Instead("your cloud's own tool")),
-    ("overlay-encap", Instead("--overlay-type (not in this version)")),
-    ("overlay-encap-port", Instead("--overlay-type (not in this version)")),
+    ("overlay-encap", NO_TUNNELS),
+    ("overlay-encap-port", NO_TUNNELS),
     ("service-tcp-timeout", Instead("--flow-entries: the flow table expires by TCP state")),
     ("service-tcpfin-timeout", Instead("--flow-entries: the flow table expires by TCP state")),
     ("service-udp-timeout", Instead("--flow-entries: the flow table expires by use")),
@@ -70,15 +147,7 @@ const FLAGS: &[(&str, Advice)] = &[
     ("conntrack-tcp-timeout-established", Instead("nothing: 24 h, as by default there")),
     ("conntrack-tcp-timeout-close-wait", Instead("nothing: 1 h, as by default there")),
     // Sluice, later
-    ("external-traffic", Later),
     ("peer-router-passwords", Instead("--peer-router-passwords-file")),
-    ("enable-overlay", Later),
-    ("overlay-type", Later),
-    ("enable-pod-egress", Later),
-    ("auto-mtu", Later),
-    ("loadbalancer-ip-range", Later),
-    ("service-external-ip-range", Later),
-    ("strict-external-ip-validation", Later),
     ("adopt", Later),
 ];
 
@@ -107,7 +176,7 @@ mod tests {
             let text = advice(argument).expect("known");
             assert!(text.ends_with("--node-name"), "{text}");
         }
-        assert!(advice("--enable-overlay=true").expect("known").contains("not in this version"));
+        assert!(advice("--adopt").expect("known").contains("not in this version"));
         assert_eq!(advice("--nonsense"), None);
     }
 

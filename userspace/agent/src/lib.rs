@@ -208,6 +208,8 @@ fn rules(config: &Config) -> Rules {
             node_name: config.node_name.clone(),
             ipv6: config.ipv6,
             external_ips: config.external_ips,
+            external_ranges: config.external_ranges.clone(),
+            load_balancer_ranges: config.load_balancer_ranges.clone(),
         },
         service_ranges: config.service_ranges.clone(),
         node_ports: config.node_port_range.clone(),

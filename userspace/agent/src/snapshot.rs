@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub node_addresses: Arc<Vec<IpAddr>>,
     /// What Services' annotations say about their announcement.
     pub advertise: Arc<AllOverrides>,
+    /// How many of these annotations do not parse.
+    pub advertise_problems: usize,
     /// The ranges of ClusterIPs, and who says so.
     pub service_ranges: (Arc<Vec<IpNet>>, Source),
     /// What the health answers are made of.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -160,6 +161,135 @@ fn b26_routes_of_others_are_not_touched_and_win() {
         let result = kernel.apply(vec![Op::Delete(net("10.9.0.0/24"))]).await;
         assert_eq!(result[0].1, Ok(()));
         assert!(ip("route show").contains("10.0.0.0/24"), "the link's own stays");
+    });
+}
+
+#[test]
+fn b26_the_nodes_own_packets_come_from_its_address_and_such_routes_are_adopted() {
+    in_a_namespace(async |kernel| {
+        // Newer addresses that the kernel would not choose of itself.
+        ip("addr add 192.0.2.1/32 dev link0");
+        ip("addr add fd99::1/128 dev link0 nodad");
+        let sources: Vec<IpAddr> = ["192.0.2.1", "fd99::1"].map(|ip| ip.parse().unwrap()).into();
+        let found = kernel.links().await.unwrap().sources;
+        assert!(sources.iter().all(|source| found.contains(source)), "{found:?}");
+        let wanted = [
+            ("10.1.0.0/24", via(&["10.0.0.2"])),
+            ("10.2.0.0/24", via(&["10.0.0.2", "10.0.0.3"])),
+            ("10.3.0.0/24", Some(Target::Unreachable)),
+            ("fd01::/64", via(&["fd00:1::2"])),
+            ("fd02::/64", via(&["fd00:1::2", "fd00:1::3"])),
+            ("fd03::/64", Some(Target::Unreachable)),
+        ];
+        let want = |table: &mut Table| {
+            table.set_sources(sources.clone());
+            for (prefix, target) in &wanted {
+                table.want(net(prefix), target.clone());
+            }
+        };
+        let mut table = Table::default();
+        want(&mut table);
+        settle(&mut table, &kernel).await;
+        assert_eq!(table.refused().collect::<Vec<_>>(), []);
+        for (to, from) in [
+            ("10.1.0.5", "src 192.0.2.1"),
+            ("10.2.0.5", "src 192.0.2.1"),
+            ("fd01::5", "src fd99::1"),
+            ("fd02::5", "src fd99::1"),
+        ] {
+            let shown = ip(&format!("route get {to}"));
+            assert!(shown.contains(from), "{shown}");
+        }
+        let mut again = Table::default();
+        again.observe(kernel.routes().await.unwrap());
+        want(&mut again);
+        again.complete();
+        assert_eq!(again.plan(), [], "adopted: nothing to do");
+        // The address goes, and the kernel takes from its routes what it will.
+        ip("addr del 192.0.2.1/32 dev link0");
+        ip("addr del fd99::1/128 dev link0");
+        table.observe(kernel.routes().await.unwrap());
+        table.set_sources(vec![]);
+        settle(&mut table, &kernel).await;
+        assert_eq!(table.refused().collect::<Vec<_>>(), []);
+        assert_eq!(kernel.routes().await.unwrap().len(), wanted.len());
+        assert!(!ip("-4 route show proto 92").contains("src"));
+        assert!(!ip("-6 route show proto 92").contains("src"));
+    });
+}
+
+/// The routes that lead served addresses out of an unreachable range, whatever way out there is.
+#[test]
+fn b26_ways_out_are_followed_and_such_routes_are_read_back_as_they_are() {
+    in_a_namespace(async |kernel| {
+        assert_eq!(kernel.shown().await.unwrap().ways_out, []);
+        let mut events = changes().unwrap();
+        for route in [
+            "route add default via 10.0.0.9",
+            "route add default via 10.0.0.8 metric 50",
+            "route add default via 10.0.0.7 table 100",
+            "-6 route add default via fe80::9 dev link0",
+        ] {
+            ip(route);
+        }
+        let heard = tokio::time::timeout(Duration::from_secs(2), events.next()).await;
+        assert_eq!(heard, Ok(Some(())));
+        let ways = kernel.shown().await.unwrap().ways_out;
+        let hops: Vec<String> = ways.iter().map(|way| way.next_hops[0].to_string()).collect();
+        assert_eq!(hops, ["10.0.0.9", "fe80::9"]);
+        assert_eq!((ways[0].link, ways[1].link.is_some()), (None, true), "where it is needed");
+        let fixed = BTreeMap::from([
+            (net("198.18.0.0/24"), Target::Unreachable),
+            (net("198.18.0.1/32"), Target::Via(ways[0].clone())),
+            (net("2001:db8::/64"), Target::Unreachable),
+            (net("2001:db8::1/128"), Target::Via(ways[1].clone())),
+        ]);
+        let mut table = Table::default();
+        table.set_sources(vec!["10.0.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()]);
+        table.set_fixed(fixed);
+        assert_eq!(settle(&mut table, &kernel).await, 4);
+        assert_eq!(table.refused().collect::<Vec<_>>(), []);
+        table.observe(kernel.routes().await.unwrap());
+        assert_eq!(table.plan(), [], "as they were asked for");
+        assert!(ip("route get 198.18.0.1").contains("via 10.0.0.9"));
+        assert!(ip("-6 route get 2001:db8::1").contains("via fe80::9 dev link0"));
+        for nobody in ["198.18.0.2", "2001:db8::2"] {
+            let output = Command::new("ip").args(["route", "get", nobody]).output().unwrap();
+            assert!(!output.status.success(), "not out by the default route: {output:?}");
+        }
+    });
+}
+
+/// Protocol 92 in another table, or with another metric, is somebody's who took the number, too.
+#[test]
+fn b26_a_route_of_our_protocol_alone_is_not_ours() {
+    in_a_namespace(async |kernel| {
+        for route in [
+            "route add 10.1.0.0/24 via 10.0.0.2 proto 92 metric 2092 table 100",
+            "route add 10.2.0.0/24 via 10.0.0.2 proto 92 metric 7",
+            "route add 10.3.0.0/24 via 10.0.0.2 proto 92",
+            "-6 route add fd01::/64 via fd00:1::2 proto 92 metric 2092 table 100",
+            "-6 route add fd02::/64 via fd00:1::2 proto 92",
+        ] {
+            ip(route);
+        }
+        let shown =
+            || ip("-4 route show table all proto 92") + &ip("-6 route show table all proto 92");
+        let before = shown();
+        assert_eq!(before.lines().count(), 5, "{before}");
+        assert_eq!(kernel.routes().await.unwrap(), []);
+        let mut table = Table::default();
+        table.observe(kernel.routes().await.unwrap());
+        table.complete();
+        assert_eq!(settle(&mut table, &kernel).await, 0);
+        assert_eq!(kernel.remove_all().await.unwrap(), []);
+        // One of ours beside them is, and goes alone.
+        table.want(net("10.1.0.0/24"), via(&["10.0.0.3"]));
+        table.want(net("10.2.0.0/24"), via(&["10.0.0.3"]));
+        settle(&mut table, &kernel).await;
+        assert_eq!(kernel.routes().await.unwrap().len(), 2);
+        assert_eq!(kernel.remove_all().await.unwrap().len(), 2);
+        assert_eq!(shown(), before);
     });
 }
 

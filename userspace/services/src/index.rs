@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -34,11 +35,22 @@ pub struct Config {
     pub ipv6: bool,
     /// Whether `spec.externalIPs` are served (R18, KEP-5707).
     pub external_ips: bool,
+    /// Ranges that `spec.externalIPs` have to lie in; none: anywhere. With ranges of one family
+    /// only, every address of the other is outside.
+    pub external_ranges: Vec<IpNet>,
+    /// The same for addresses of load balancers.
+    pub load_balancer_ranges: Vec<IpNet>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { node_name: String::new(), ipv6: true, external_ips: true }
+        Self {
+            node_name: String::new(),
+            ipv6: true,
+            external_ips: true,
+            external_ranges: Vec::new(),
+            load_balancer_ranges: Vec::new(),
+        }
     }
 }
 
@@ -117,7 +129,8 @@ impl Index {
         let Some((name, mut problems)) = self.identify(Kind::Service, &service.metadata) else {
             return false;
         };
-        let parsed = service::parse(service, &self.config, &mut problems);
+        let before = self.services.get(&name);
+        let parsed = service::parse(service, &self.config, before, &mut problems);
         self.note(problems);
         let changed = match parsed {
             None => self.services.remove(&name).is_some(),

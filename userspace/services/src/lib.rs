@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod annotations;
 mod categorize;
 mod frontends;
 mod index;

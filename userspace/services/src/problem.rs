@@ -61,6 +61,14 @@ pub enum Reason {
         /// The family that was to be expected, `IPv4` or `IPv6`.
         wanted: &'static str,
     },
+    /// An external or LB address that the operator's ranges do not have.
+    #[error("{address} is outside of {flag}; it is not served and not announced")]
+    OutsideRanges {
+        /// The address.
+        address: String,
+        /// Who says what the ranges are: a flag of the agent.
+        flag: &'static str,
+    },
     /// Not a range in CIDR notation (R4).
     #[error("\"{0}\" is not an address range; skipped")]
     NotARange(String),
@@ -104,6 +112,9 @@ pub enum Reason {
         /// What is used in its place.
         instead: &'static str,
     },
+    /// kube-router's annotation for direct server return.
+    #[error("direct server return is not in this version; served with NAT")]
+    NoDirectReturn,
     /// An entry of the endpoints' weights that says nothing.
     #[error("\"{0}\" is not KEY=WEIGHT, with an address, pod or node and 0 to 100; ignored")]
     NotAWeight(String),

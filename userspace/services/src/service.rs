@@ -10,22 +10,18 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::annotations::Annotated;
 use crate::index::Config;
 use crate::parse::{self, Use, family_name};
 use crate::problem::{Problems, Reason, excerpt};
-use crate::state::{AddressKind, Family, Protocol, Scheduler};
-use crate::weights::{self, Weights};
+use crate::state::{AddressKind, Family, Protocol};
 
 /// Hides a Service from this proxy, whatever its value (R1).
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 
-/// How to choose a backend, and the same under kube-router's name.
-const SCHEDULER_ANNOTATIONS: [&str; 2] =
-    ["sluice.io/service.scheduler", "kube-router.io/service.scheduler"];
-
-/// All schedulers that a Service may ask for.
-const SCHEDULERS: [Scheduler; 4] =
-    [Scheduler::Random, Scheduler::LeastConnections, Scheduler::SourceHash, Scheduler::Maglev];
+/// Flags of the agent that [`Config::external_ranges`] and [`Config::load_balancer_ranges`] are of.
+const EXTERNAL_RANGE: &str = "--service-external-ip-range";
+const LOAD_BALANCER_RANGE: &str = "--loadbalancer-ip-range";
 
 /// `DefaultClientIPServiceAffinitySeconds` of the API (R22).
 const DEFAULT_AFFINITY_S: u32 = 10_800;
@@ -40,8 +36,7 @@ pub(crate) struct Service {
     pub(crate) ports: Vec<Port>,
     pub(crate) internal_local: bool,
     pub(crate) external_local: bool,
-    pub(crate) scheduler: Scheduler,
-    pub(crate) weights: Weights,
+    pub(crate) annotated: Annotated,
     pub(crate) affinity_s: Option<u32>,
     pub(crate) health_check_node_port: u16,
     pub(crate) created_s: i64,
@@ -67,9 +62,11 @@ pub(crate) struct Port {
 }
 
 /// The Service to serve, or `None` if it is not for a proxy, or not for this one (R1, R2).
+/// `before`: what it was last, which counts for annotations that do not parse.
 pub(crate) fn parse(
     service: &core::Service,
     config: &Config,
+    before: Option<&Service>,
     problems: &mut Problems,
 ) -> Option<Service> {
     if has_label(&service.metadata, PROXY_NAME_LABEL) {
@@ -81,6 +78,8 @@ pub(crate) fn parse(
     if cluster_ip.is_empty() || cluster_ip == "None" || kind == "ExternalName" {
         return None;
     }
+    let before = before.map(|before| &before.annotated);
+    let annotated = Annotated::read(&service.metadata, before, problems);
     let families = families(service, spec, config, problems);
     let ports = ports(spec, problems);
     let external_ips =
@@ -88,7 +87,8 @@ pub(crate) fn parse(
     // R45: eTP counts only where the type makes the Service reachable from outside.
     let policy_counts =
         matches!(kind, "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external_ips);
-    let external_local = policy_counts && spec.external_traffic_policy.as_deref() == Some("Local");
+    let says_local = policy_counts && spec.external_traffic_policy.as_deref() == Some("Local");
+    let external_local = says_local || annotated.local;
     let health_check_node_port = match spec.health_check_node_port {
         // R24
         Some(number) if number != 0 && kind == "LoadBalancer" && external_local => {
@@ -99,10 +99,9 @@ pub(crate) fn parse(
     Some(Service {
         families,
         ports,
-        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local") || annotated.local,
         external_local,
-        scheduler: scheduler(&service.metadata, problems),
-        weights: weights(&service.metadata, problems),
+        annotated,
         affinity_s: affinity(spec, problems),
         health_check_node_port,
         created_s: service
@@ -163,9 +162,9 @@ fn families(
     let cluster_ips = cluster_ips(spec, problems);
     let external = match (config.external_ips, &spec.external_ips) {
         (true, Some(texts)) => {
-            addresses(texts.iter().map(String::as_str), Use::Outside, problems, |i| {
-                format!("spec.externalIPs[{i}]")
-            })
+            let texts = texts.iter().map(String::as_str);
+            let within = Within { ranges: &config.external_ranges, flag: EXTERNAL_RANGE };
+            addresses(texts, Use::Outside, &within, problems, |i| format!("spec.externalIPs[{i}]"))
         }
         _ => Vec::new(),
     };
@@ -179,8 +178,10 @@ fn families(
         (Some(ip), None | Some("VIP")) => ip.as_str(),
         _ => "",
     });
-    let vips =
-        addresses(vips, Use::Service, problems, |i| format!("status.loadBalancer.ingress[{i}].ip"));
+    let within = Within { ranges: &config.load_balancer_ranges, flag: LOAD_BALANCER_RANGE };
+    let vips = addresses(vips, Use::Service, &within, problems, |i| {
+        format!("status.loadBalancer.ingress[{i}].ip")
+    });
     let ranges = source_ranges(spec, problems);
 
     let mut parts = Vec::with_capacity(2);
@@ -207,17 +208,34 @@ fn families(
     parts
 }
 
+/// Where the operator wants addresses of a kind to be.
+struct Within<'a> {
+    ranges: &'a [IpNet],
+    flag: &'static str,
+}
+
+impl Within<'_> {
+    fn check(&self, address: IpAddr) -> Result<IpAddr, Reason> {
+        if self.ranges.is_empty() || self.ranges.iter().any(|range| range.contains(&address)) {
+            return Ok(address);
+        }
+        Err(Reason::OutsideRanges { address: address.to_string(), flag: self.flag })
+    }
+}
+
 /// The addresses of a list that can be served, "" standing for an entry without one (R4).
 fn addresses<'a>(
     texts: impl Iterator<Item = &'a str>,
     usage: Use,
+    within: &Within<'_>,
     problems: &mut Problems,
     field: impl Fn(usize) -> String,
 ) -> Vec<IpAddr> {
+    let read = |text| parse::usable_address(text, usage).and_then(|address| within.check(address));
     texts
         .enumerate()
         .filter(|(_, text)| !text.is_empty())
-        .filter_map(|(i, text)| problems.ok(parse::usable_address(text, usage), || field(i)))
+        .filter_map(|(i, text)| problems.ok(read(text), || field(i)))
         .collect()
 }
 
@@ -302,25 +320,4 @@ fn affinity(spec: &core::ServiceSpec, problems: &mut Problems) -> Option<u32> {
         );
     }
     Some(seconds.unwrap_or(DEFAULT_AFFINITY_S))
-}
-
-fn scheduler(metadata: &ObjectMeta, problems: &mut Problems) -> Scheduler {
-    let Some(annotations) = &metadata.annotations else { return Scheduler::default() };
-    let asked = SCHEDULER_ANNOTATIONS.iter().find_map(|name| Some((name, annotations.get(*name)?)));
-    let Some((name, word)) = asked else { return Scheduler::default() };
-    SCHEDULERS.into_iter().find(|scheduler| scheduler.word() == word).unwrap_or_else(|| {
-        let reason = Reason::UnknownValue {
-            value: excerpt(word),
-            accepted: "rr, lc, sh, mh",
-            instead: Scheduler::default().word(),
-        };
-        problems.add(|| format!("metadata.annotations[{name}]"), reason);
-        Scheduler::default()
-    })
-}
-
-fn weights(metadata: &ObjectMeta, problems: &mut Problems) -> Weights {
-    let annotations = metadata.annotations.as_ref();
-    let text = annotations.and_then(|annotations| annotations.get(weights::ANNOTATION));
-    text.map(|text| Weights::parse(text, problems)).unwrap_or_default()
 }

@@ -19,6 +19,9 @@ pub const POD_CIDR: Tag = Tag(1);
 /// Mark of addresses of Services.
 pub const VIP: Tag = Tag(2);
 
+/// Most of an annotation that a problem repeats, in characters.
+const EXCERPT: usize = 64;
+
 /// What a Service's annotations say about its announcement, over the flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -34,12 +37,13 @@ pub struct Overrides {
 pub type AllOverrides = BTreeMap<Key, Overrides>;
 
 impl Overrides {
-    /// Reads a Service's annotations, and names those that do not parse: the flags count then.
+    /// Reads a Service's annotations, and names those that do not parse: what they said `before`
+    /// stays then, so that a slip of the pen withdraws no address that is in use.
     #[must_use]
-    pub fn read(service: &Service) -> (Self, Vec<String>) {
+    pub fn read(service: &Service, before: Self) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
         let annotations = service.metadata.annotations.as_ref();
-        let mut read = |kind: &str| {
+        let mut read = |kind: &str, before: Option<bool>| {
             let (name, text) = ["sluice.io", "kube-router.io"].iter().find_map(|prefix| {
                 let name = format!("{prefix}/service.advertise.{kind}");
                 let text = annotations?.get(&name)?;
@@ -49,15 +53,22 @@ impl Overrides {
                 "true" => Some(true),
                 "false" => Some(false),
                 other => {
-                    problems.push(format!("annotation {name}: {other:?}; accepted: true, false"));
-                    None
+                    let counts = match before {
+                        Some(before) => format!("{before}, as it was,"),
+                        None => "the flag".to_owned(),
+                    };
+                    let other: String = other.chars().take(EXCERPT).collect();
+                    problems.push(format!(
+                        "annotation {name}: {other:?}; accepted: true, false; {counts} counts"
+                    ));
+                    before
                 }
             }
         };
         let overrides = Self {
-            cluster_ip: read("clusterip"),
-            external_ip: read("externalip"),
-            load_balancer_ip: read("loadbalancerip"),
+            cluster_ip: read("clusterip", before.cluster_ip),
+            external_ip: read("externalip", before.external_ip),
+            load_balancer_ip: read("loadbalancerip", before.load_balancer_ip),
         };
         (overrides, problems)
     }
@@ -90,6 +101,31 @@ pub fn routes(
     }
     routes.extend(prefixes.into_iter().map(|prefix| route(prefix, VIP)));
     routes
+}
+
+/// The aggregates among what is announced that no range of ClusterIPs holds (there the data plane is
+/// silent about addresses that nobody has), and the addresses in them that are served.
+#[must_use]
+pub fn aggregates(
+    settings: &Settings,
+    announced: &[LocalRoute],
+    state: Option<&State>,
+    service_ranges: &[IpNet],
+) -> (Vec<IpNet>, Vec<IpAddr>) {
+    let vips = announced.iter().filter(|route| route.tag == VIP).map(|route| route.prefix);
+    let mut found: Vec<IpNet> = vips
+        .filter(|prefix| settings.aggregates.iter().any(|net| net.trunc() == *prefix))
+        .filter(|prefix| !service_ranges.iter().any(|range| range.contains(prefix)))
+        .collect();
+    found.sort_unstable();
+    if found.is_empty() {
+        return (found, Vec::new());
+    }
+    let all = state.into_iter().flat_map(|state| state.ports.values());
+    let addresses = all.flat_map(|port| port.addresses.iter().map(|(address, _)| *address));
+    let served: BTreeSet<IpAddr> =
+        addresses.filter(|address| found.iter().any(|net| net.contains(address))).collect();
+    (found, served.into_iter().collect())
 }
 
 /// Addresses that some Service wants announced, and whether only for a local endpoint.
@@ -242,6 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn b26_aggregates_outside_of_the_cluster_ips_are_known_while_they_are_announced() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let ranges: Vec<IpNet> = nets(&["10.96.0.0/12"]);
+        let aggregates_of = |given: &[&str], state: &State| {
+            let settings = Settings { aggregates: nets(given), ..all_kinds() };
+            let overrides = AllOverrides::new();
+            let announced = routes(&settings, &[], Some(state), &overrides, &BTreeSet::new());
+            let (found, served) = aggregates(&settings, &announced, Some(state), &ranges);
+            let text = |all: Vec<String>| all.join(" ");
+            (
+                text(found.iter().map(ToString::to_string).collect()),
+                text(served.iter().map(ToString::to_string).collect()),
+            )
+        };
+        let cluster = state("Cluster", &[]);
+        let both = ("192.0.2.0/24".to_owned(), "192.0.2.1".to_owned());
+        let given = ["10.96.0.0/16", "192.0.2.9/24", "203.0.113.0/24"];
+        assert_eq!(aggregates_of(&given, &cluster), both);
+        assert_eq!(aggregates_of(&["10.96.0.0/16"], &cluster), Default::default());
+        // Nothing of it is announced: a host there is nobody's business.
+        assert_eq!(aggregates_of(&given, &state("Local", &[])), Default::default());
+    }
+
+    #[test]
     fn contract_addresses_of_nodes_are_not_announced() {
         let nodes = BTreeSet::from(["192.0.2.1".parse().unwrap(), "10.0.0.9".parse().unwrap()]);
         let state = state("Cluster", &[]);
@@ -256,11 +316,21 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "web", "annotations": annotations}}))
                 .expect("a Service")
         };
-        let (overrides, problems) = Overrides::read(&service(json!({
-            "kube-router.io/service.advertise.clusterip": "true",
-            "sluice.io/service.advertise.externalip": "false",
-            "sluice.io/service.advertise.loadbalancerip": "yes"})));
-        assert_eq!((overrides.cluster_ip, overrides.external_ip), (Some(true), Some(false)));
-        assert_eq!((overrides.load_balancer_ip, problems.len()), (None, 1));
+        let (first, problems) = Overrides::read(
+            &service(json!({
+                "kube-router.io/service.advertise.clusterip": "true",
+                "sluice.io/service.advertise.externalip": "false",
+                "sluice.io/service.advertise.loadbalancerip": "yes"})),
+            Overrides::default(),
+        );
+        assert_eq!((first.cluster_ip, first.external_ip), (Some(true), Some(false)));
+        assert_eq!((first.load_balancer_ip, problems.len()), (None, 1));
+        let bad = service(json!({"kube-router.io/service.advertise.clusterip": "ture",
+            "sluice.io/service.advertise.externalip": "flase"}));
+        let (second, problems) = Overrides::read(&bad, first);
+        assert_eq!((second, problems.len()), (first, 2), "the last good setting stays");
+        assert!(problems[0].ends_with("true, as it was, counts"), "{problems:?}");
+        let none = Overrides::read(&service(json!({})), second);
+        assert_eq!(none, (Overrides::default(), vec![]), "taken away");
     }
 }

@@ -101,6 +101,7 @@ fn read_file(folder: Option<&Path>, name: &str) -> Result<Password, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bgp::peer_options::PeerOptions;
     use crate::bgp::settings::for_tests;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -108,7 +109,17 @@ mod tests {
     fn router(n: u8, key: Key) -> RouterPeer {
         let address = IpAddr::from([192, 0, 2, n]);
         let (local_address, ttl_security) = (None, None);
-        RouterPeer { address, asn: 65000, port: 179, local_address, bfd: false, ttl_security, key }
+        let options = PeerOptions::default();
+        RouterPeer {
+            address,
+            asn: 65000,
+            port: 179,
+            local_address,
+            bfd: false,
+            ttl_security,
+            key,
+            options,
+        }
     }
 
     fn passwords(keyed: &[KeyedRouter]) -> Vec<Option<Password>> {

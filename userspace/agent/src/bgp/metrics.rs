@@ -84,7 +84,11 @@ impl Collector for BgpCollector {
             ("bgp_kernel_routes", "Routes by BGP that stand in the kernel", standing),
             ("bgp_kernel_adopted", "Those of an earlier run that are not confirmed yet", adopted),
             ("bgp_kernel_refused", "Routes that the kernel refused", refused),
-            ("bgp_problems", "Settings of peers and Nodes that are not used", shown.problems),
+            (
+                "bgp_problems",
+                "Settings of peers, Nodes and Services that are not used",
+                shown.problems,
+            ),
         ] {
             let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value as u64).encode(gauge)?;

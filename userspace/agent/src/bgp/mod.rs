@@ -7,11 +7,13 @@
 
 pub mod announce;
 pub mod flags;
+mod handle;
 mod keys;
 pub mod metrics;
 mod network;
 pub mod nodes;
 mod peer_list;
+pub mod peer_options;
 pub mod peers;
 pub mod router;
 pub mod settings;
@@ -19,5 +21,6 @@ pub mod show;
 pub mod view;
 
 pub use flags::BgpArgs;
-pub use router::{BgpHandle, Router};
+pub use handle::BgpHandle;
+pub use router::Router;
 pub use settings::Settings;

@@ -48,6 +48,17 @@ pub struct Annotated {
     pub local_addresses: Vec<IpAddr>,
 }
 
+impl Annotated {
+    /// The cluster that this node reflects for; `None` where it does not.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<Ipv4Addr> {
+        match self.reflection {
+            Some(Reflection::Server(id)) => Some(id),
+            Some(Reflection::Client(_)) | None => None,
+        }
+    }
+}
+
 /// A Node as BGP sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -196,7 +207,7 @@ pub(super) fn asn(text: &str) -> Result<u32, String> {
     }
 }
 
-fn bool(text: &str) -> Result<bool, String> {
+pub(super) fn bool(text: &str) -> Result<bool, String> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -209,10 +220,10 @@ fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String> {
     words.map(|word| word.parse().map_err(|_| format!("cannot read {word:?}"))).collect()
 }
 
-type Communities = (Vec<Community>, Vec<LargeCommunity>);
+pub(super) type Communities = (Vec<Community>, Vec<LargeCommunity>);
 
 /// `64512:1, 64512:1:2, no-export` and numbers.
-fn communities(text: &str) -> Result<Communities, String> {
+pub(super) fn communities(text: &str) -> Result<Communities, String> {
     let (mut standard, mut large) = (Vec::new(), Vec::new());
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let bad = || {

@@ -7,11 +7,16 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::nodes::asn;
+use super::peer_options::{self, PeerOptions};
 use super::settings::{Key, RouterPeer};
 use sluice_bgp::driver::Password;
 
 /// Longest annotation that is read.
 const MAX_OCTETS: usize = 64 * 1024;
+
+/// Names that say who the router is and how to talk to it; the others are [`peer_options::NAMES`].
+const NAMES: [&str; 8] =
+    ["remoteip", "remoteasn", "port", "localip", "password", "passwordfile", "bfd", "ttlsecurity"];
 
 /// Reads the list.
 ///
@@ -71,17 +76,9 @@ fn yaml(text: &str) -> Result<Vec<Map>, String> {
 }
 
 fn peer(map: &Map) -> Result<RouterPeer, String> {
-    let known = [
-        "remoteip",
-        "remoteasn",
-        "port",
-        "localip",
-        "password",
-        "passwordfile",
-        "bfd",
-        "ttlsecurity",
-    ];
-    if let Some(name) = map.keys().find(|name| !known.contains(&name.as_str())) {
+    let known = || NAMES.iter().chain(&peer_options::NAMES).copied();
+    if let Some(name) = map.keys().find(|name| !known().any(|known| known == name.as_str())) {
+        let known: Vec<&str> = known().collect();
         return Err(format!("{name:?} is not known; accepted: {}", known.join(", ")));
     }
     let get = |name: &str| map.get(name).map(String::as_str);
@@ -96,7 +93,7 @@ fn peer(map: &Map) -> Result<RouterPeer, String> {
             .filter(|port| *port != 0)
             .ok_or_else(|| format!("{text:?} is no port"))?,
     };
-    Ok(RouterPeer {
+    let router = RouterPeer {
         address: address(get("remoteip").ok_or("no remoteip")?)?,
         asn: asn(get("remoteasn").ok_or("no remoteasn")?)?,
         port,
@@ -114,7 +111,14 @@ fn peer(map: &Map) -> Result<RouterPeer, String> {
             }
         },
         key: key(get("password").unwrap_or_default(), get("passwordfile").unwrap_or_default())?,
-    })
+        options: PeerOptions::read(get)?,
+    };
+    if router.ttl_security.is_some() && router.options.multihop.is_some_and(|hops| hops > 1) {
+        let text =
+            "ttlsecurity says itself how many hops there may be; accepted with multihop 0 and 1";
+        return Err(text.to_owned());
+    }
+    Ok(router)
 }
 
 /// Where the key is; nowhere if both are empty.
@@ -203,6 +207,51 @@ mod tests {
         assert_eq!(peers[0].key, Key::Given(Password::new("secret").expect("fits")));
         assert_eq!(peers[1].key, Key::File("tor-1".to_owned()));
         assert_eq!((peers[0].ttl_security, peers[1].ttl_security), (None, Some(1)));
+    }
+
+    #[test]
+    fn settings_of_one_router() {
+        let text = "- remoteip: 192.0.2.9\n  remoteasn: 65000\n  multihop: 4\n  holdtime: 9\n  \
+            gracefulrestart: false\n  med: 50\n  communities: 64512:1, no-export, 1:2:3\n  \
+            prepend: 64512 3\n  nexthopself: true\n  passive: true\n  firstas: false\n  \
+            maxprefixes: 10\n- remoteip: 192.0.2.8\n  remoteasn: 65000\n  holdtime: 1m";
+        let peers = read(text).expect("YAML");
+        let PeerOptions { communities, .. } = peers[0].options.clone();
+        let (standard, large) = communities.expect("given");
+        assert_eq!((standard.len(), large.len()), (2, 1));
+        let expected = PeerOptions {
+            multihop: Some(4),
+            hold_s: Some(9),
+            graceful_restart: Some(false),
+            med: Some(50),
+            communities: Some((standard, large)),
+            prepend: Some((64512, 3)),
+            next_hop_self: Some(true),
+            passive: true,
+            first_as: Some(false),
+            max_prefixes: Some(10),
+        };
+        assert_eq!(peers[0].options, expected);
+        let second = PeerOptions { hold_s: Some(60), ..PeerOptions::default() };
+        assert_eq!(peers[1].options, second, "what is not given is as for all");
+        for (key, expected) in [
+            ("multihop: 256", "0 to 255"),
+            ("holdtime: 2s", "3 to 65535"),
+            ("holdtime: 0", "3 to 65535"),
+            ("gracefulrestart: yes", "accepted: true, false"),
+            ("med: -1", "0 to 4294967295"),
+            ("communities: 70000:1", "is no community"),
+            ("prepend: 64512", "64512 3"),
+            ("prepend: 64512 11", "1 to 10"),
+            ("nexthopself: 1", "accepted: true, false"),
+            ("maxprefixes: 0", "1 to"),
+            ("multihop: 2\n  ttlsecurity: 1", "how many hops"),
+            ("next-hop-self: true", "nexthopself, passive, firstas, maxprefixes"),
+        ] {
+            let text = format!("- remoteip: 192.0.2.9\n  remoteasn: 1\n  {key}");
+            let error = read(&text).expect_err(key);
+            assert!(error.contains(expected), "{key}: {error}");
+        }
     }
 
     #[test]

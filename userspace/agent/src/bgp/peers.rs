@@ -15,7 +15,8 @@ use sluice_bgp::policy::{Change, Condition, Policy, PrefixRange, Rule, Tag, Verd
 use sluice_bgp::rib::Policies;
 
 use super::announce::{POD_CIDR, VIP};
-use super::nodes::{NodeFacts, Reflection};
+use super::nodes::{Annotated, NodeFacts, Reflection};
+use super::peer_options::PeerOptions;
 use super::settings::{KeyedRouter, RouterPeer, Settings};
 
 /// Pause after a peer sent too many prefixes.
@@ -187,30 +188,44 @@ fn node_peer(ground: &Ground<'_>, node: &NodeFacts) -> Option<PeerConfig> {
 
 /// Hops to a router; 0 and 1: on a link.
 fn hops(flags: &Settings, router: &RouterPeer) -> u8 {
-    router.ttl_security.unwrap_or(flags.multihop)
+    router.ttl_security.or(router.options.multihop).unwrap_or(flags.multihop)
+}
+
+/// What is changed in all that is announced to a router: by what is said of it, else of the Node.
+fn changes(annotated: &Annotated, options: &PeerOptions) -> Vec<Change> {
+    let mut changes = Vec::new();
+    changes.extend(options.med.map(Change::Med));
+    let prepend = options.prepend.or(annotated.prepend);
+    changes.extend(prepend.map(|(asn, times)| Change::Prepend(asn, times)));
+    let (standard, large) = match &options.communities {
+        Some((standard, large)) => (standard, large),
+        None => (&annotated.communities, &annotated.large_communities),
+    };
+    if !standard.is_empty() {
+        changes.push(Change::AddCommunities(standard.clone()));
+    }
+    if !large.is_empty() {
+        changes.push(Change::AddLargeCommunities(large.clone()));
+    }
+    changes
 }
 
 fn external(ground: &Ground<'_>, router: &RouterPeer, password: Option<Password>) -> PeerConfig {
     let flags = ground.settings;
+    let options = &router.options;
     let mut settings = machine(ground, router.asn);
-    if !flags.graceful_restart {
+    if !options.graceful_restart.unwrap_or(flags.graceful_restart) {
         settings.graceful_restart_s = None;
     }
+    settings.hold_s = options.hold_s.unwrap_or(settings.hold_s);
+    settings.passive = options.passive;
     let mut import = never(ground);
     import.push(rule(
         "--import-allow",
         prefixes(flags.import_allow.iter().copied().map(PrefixRange::within)),
         Verdict::Accept(vec![]),
     ));
-    let annotated = &ground.own.annotated;
-    let mut changes = Vec::new();
-    changes.extend(annotated.prepend.map(|(asn, times)| Change::Prepend(asn, times)));
-    if !annotated.communities.is_empty() {
-        changes.push(Change::AddCommunities(annotated.communities.clone()));
-    }
-    if !annotated.large_communities.is_empty() {
-        changes.push(Change::AddLargeCommunities(annotated.large_communities.clone()));
-    }
+    let changes = changes(&ground.own.annotated, options);
     let mut export = Vec::new();
     if flags.advertise_pod_cidr {
         export.push(rule("our pod ranges", tagged(POD_CIDR), Verdict::Accept(changes.clone())));
@@ -218,18 +233,19 @@ fn external(ground: &Ground<'_>, router: &RouterPeer, password: Option<Password>
         export.push(rule("--advertise-pod-cidr=false", tagged(POD_CIDR), Verdict::Reject));
     }
     export.push(rule("addresses of Services", tagged(VIP), Verdict::Accept(changes)));
-    let next_hops = if flags.override_next_hop { Vec::new() } else { ground.own.addresses.clone() };
+    let session_hop = options.next_hop_self.unwrap_or(flags.override_next_hop);
+    let next_hops = if session_hop { Vec::new() } else { ground.own.addresses.clone() };
     let policies = Policies {
         import: Policy { rules: import },
         export: Policy { rules: export },
         next_hops,
         next_hop_self: false,
         client: false,
-        max_prefixes: Some(flags.max_prefixes),
-        enforce_first_as: true,
+        max_prefixes: Some(options.max_prefixes.unwrap_or(flags.max_prefixes)),
+        enforce_first_as: options.first_as.unwrap_or(true),
     };
     let internal = settings.is_internal();
-    let ttl = match (router.ttl_security, flags.multihop) {
+    let ttl = match (router.ttl_security, hops(flags, router)) {
         (Some(hops), _) => Ttl::Security(hops),
         (None, 0 | 1) if internal => Ttl::Any,
         (None, 0 | 1) => Ttl::Send(1),
@@ -251,9 +267,8 @@ fn external(ground: &Ground<'_>, router: &RouterPeer, password: Option<Password>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bgp::nodes::Annotated;
     use crate::bgp::settings::{Key, for_tests};
-    use sluice_bgp::Attributes;
+    use sluice_bgp::{Attributes, Community};
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
@@ -279,6 +294,7 @@ mod tests {
             bfd: false,
             ttl_security: None,
             key: Key::None,
+            options: PeerOptions::default(),
         }
     }
 
@@ -424,6 +440,41 @@ mod tests {
         assert_eq!(ttl(&world), Ttl::Security(2));
         world.settings.routers[0].asn = world.settings.asn;
         assert_eq!(ttl(&world), Ttl::Security(2), "of internal ones, too");
+    }
+
+    #[test]
+    fn contract_settings_of_one_router_go_before_those_of_all() {
+        let mut world = World::new();
+        world.own.annotated.prepend = Some((64512, 1));
+        world.own.annotated.communities = vec![Community(1)];
+        let before = world.peers();
+        let options = PeerOptions {
+            multihop: Some(3),
+            hold_s: Some(9),
+            graceful_restart: Some(false),
+            med: Some(7),
+            communities: Some((vec![Community(2)], vec![])),
+            prepend: Some((64600, 2)),
+            next_hop_self: Some(true),
+            passive: true,
+            first_as: Some(false),
+            max_prefixes: Some(5),
+        };
+        world.own.annotated.peers = vec![RouterPeer { options, ..router(253) }];
+        let after = world.peers();
+        let (peer, others): (Vec<_>, Vec<_>) =
+            after.into_iter().partition(|peer| peer.address.to_string() == "192.0.2.253");
+        assert_eq!(others, before, "nobody else's");
+        let peer = &peer[0];
+        assert_eq!((peer.ttl, peer.settings.hold_s), (Ttl::Send(3), 9));
+        assert_eq!((peer.settings.graceful_restart_s, peer.settings.passive), (None, true));
+        let policies = &peer.policies;
+        assert_eq!((policies.max_prefixes, policies.enforce_first_as), (Some(5), false));
+        assert!(policies.next_hops.is_empty(), "the session's");
+        let told = policies.export.decide(&net("10.96.0.1/32"), Some(VIP), &Attributes::default());
+        let expected =
+            [Change::Med(7), Change::Prepend(64600, 2), Change::AddCommunities(vec![Community(2)])];
+        assert_eq!(told.expect("accepted"), expected);
     }
 
     #[test]

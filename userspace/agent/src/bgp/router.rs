@@ -17,18 +17,19 @@ use sluice_bgp::driver::{Happening, Output, PeerEvent, Speaker, SpeakerConfig};
 use sluice_bgp::rib::Identity;
 use sluice_network::routes::changes;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::announce;
+use super::handle::{BgpHandle, Question};
 use super::keys::Keys;
 use super::metrics::BgpNumbers;
-use super::network::{Routes, addresses};
+use super::network::{Ends, Routes, addresses};
 use super::nodes::NodeFacts;
 use super::peers::{self, Ground};
 use super::settings::Settings;
-use super::view::{self, NeighborRow, RouteRow};
+use super::view::{self, NeighborRow};
 use crate::events::Events;
 use crate::snapshot::Snapshot;
 use crate::watch::Update;
@@ -43,34 +44,6 @@ const OPEN_AGAIN: Duration = Duration::from_secs(5);
 const MAX_PATHS: usize = 16;
 /// Most prefixes in one answer.
 const MAX_SHOWN: usize = 1_000_000;
-
-/// A question of the control socket.
-enum Question {
-    Neighbors(oneshot::Sender<Vec<NeighborRow>>),
-    Routes(Option<IpNet>, oneshot::Sender<Vec<RouteRow>>),
-}
-
-/// Asks the router.
-#[derive(Clone, Debug)]
-pub struct BgpHandle {
-    questions: mpsc::Sender<Question>,
-}
-
-impl BgpHandle {
-    /// All peers; `None` if the router has ended.
-    pub async fn neighbors(&self) -> Option<Vec<NeighborRow>> {
-        let (answer, answered) = oneshot::channel();
-        self.questions.send(Question::Neighbors(answer)).await.ok()?;
-        answered.await.ok()
-    }
-
-    /// Routes within a prefix, all if not given; `None` if the router has ended.
-    pub async fn routes(&self, within: Option<IpNet>) -> Option<Vec<RouteRow>> {
-        let (answer, answered) = oneshot::channel();
-        self.questions.send(Question::Routes(within, answer)).await.ok()?;
-        answered.await.ok()
-    }
-}
 
 /// What the router runs on.
 pub struct Router {
@@ -118,7 +91,7 @@ impl Router {
         events: Events,
         numbers: Arc<BgpNumbers>,
     ) -> (Self, BgpHandle) {
-        let (ask, questions) = mpsc::channel(16);
+        let (handle, questions) = BgpHandle::new();
         let router = Self {
             settings,
             node_name,
@@ -133,7 +106,7 @@ impl Router {
             keys: Keys::default(),
             problems: Vec::new(),
         };
-        (router, BgpHandle { questions: ask })
+        (router, handle)
     }
 
     /// Runs until `stop` is done.
@@ -159,7 +132,7 @@ impl Router {
             while self.own().is_none_or(|own| own.address().is_none()) || !self.nodes_listed {
                 tokio::select! {
                     update = self.nodes.recv() => self.on_nodes(update?),
-                    Some(question) = self.questions.recv() => refuse(question),
+                    Some(question) = self.questions.recv() => question.refuse(),
                 }
             }
             match self.try_open().await {
@@ -198,10 +171,7 @@ impl Router {
             identity: Identity {
                 asn: peers::asn_of(&self.settings, own),
                 bgp_id: router_id,
-                cluster_id: match own.annotated.reflection {
-                    Some(super::nodes::Reflection::Server(id)) => Some(id),
-                    _ => None,
-                },
+                cluster_id: own.annotated.cluster_id(),
                 addresses: addresses(&own.addresses, routes.links()),
                 max_paths: MAX_PATHS,
             },
@@ -319,8 +289,10 @@ impl Router {
     async fn refresh(&mut self, on: &mut Speaking) {
         self.announce(on).await;
         let Some(own) = self.known.get(&self.node_name) else { return };
-        on.routes.set_own(&own.pod_cidrs).await;
         on.speaker.set_draining(own.draining).await;
+        on.speaker.set_cluster_id(own.annotated.cluster_id()).await;
+        let listen = listen_addresses(&own.annotated.local_addresses, self.settings.port);
+        let refused = on.speaker.set_listen(listen).await.err().map(|fault| fault.to_string());
         let others: Vec<NodeFacts> =
             self.known.values().filter(|node| node.name != self.node_name).cloned().collect();
         let routers = [&self.settings.routers[..], &own.annotated.peers].concat();
@@ -336,6 +308,7 @@ impl Router {
             restarted: on.restarted,
         });
         problems.extend(more);
+        problems.extend(refused);
         if let Err(fault) = on.speaker.set_peers(wanted).await {
             problems.push(fault.to_string());
         }
@@ -347,15 +320,24 @@ impl Router {
     }
 
     /// Announces what is written; pod ranges alone before that.
-    async fn announce(&mut self, on: &Speaking) {
+    async fn announce(&mut self, on: &mut Speaking) {
         let Some(own) = self.known.get(&self.node_name) else { return };
-        let (ready, state, overrides) = {
+        let (ready, state, overrides, ranges) = {
             let snapshot = self.snapshot.borrow_and_update();
-            (snapshot.is_ready(), Arc::clone(&snapshot.state), Arc::clone(&snapshot.advertise))
+            (
+                snapshot.is_ready(),
+                Arc::clone(&snapshot.state),
+                Arc::clone(&snapshot.advertise),
+                Arc::clone(&snapshot.service_ranges.0),
+            )
         };
         let state = ready.then_some(state.as_ref());
         let nodes = self.known.values().flat_map(|node| node.addresses.iter().copied()).collect();
         let routes = announce::routes(&self.settings, &own.pod_cidrs, state, &overrides, &nodes);
+        let (aggregates, served) = announce::aggregates(&self.settings, &routes, state, &ranges);
+        let ends = Ends { pod_cidrs: own.pod_cidrs.clone(), aggregates, served };
+        // First: whoever is told of them may send at once.
+        on.routes.set_own(ends, &own.addresses).await;
         on.speaker.set_locals(routes, ready).await;
     }
 
@@ -404,13 +386,20 @@ impl Router {
                 warn!(%peer, name, ?refresh, why, "ROUTE-REFRESH ignored");
             }
             Happening::NearLimit { family, count } => {
-                let limit = self.settings.max_prefixes;
+                let limit = self.limit_of(peer);
                 warn!(%peer, name, count, limit, %family, "many prefixes; more end the session");
                 self.events.bgp_near_limit(&format!(
-                    "{peer} ({name}) has sent {count} prefixes of {family}; the session ends above {limit} (--max-prefixes)"
+                    "{peer} ({name}) has sent {count} prefixes of {family}; the session ends above {limit}"
                 ));
             }
         }
+    }
+
+    /// Most prefixes of each family that a peer may send.
+    fn limit_of(&self, peer: IpAddr) -> u32 {
+        let routers = self.own().map(|own| own.annotated.peers.iter()).into_iter().flatten();
+        let mut own = routers.filter(|router| router.address == peer);
+        own.find_map(|router| router.options.max_prefixes).unwrap_or(self.settings.max_prefixes)
     }
 
     fn name_of(&self, peer: IpAddr) -> &str {
@@ -419,7 +408,8 @@ impl Router {
     }
 
     fn problem_count(&self) -> usize {
-        self.problems.len() + self.annotation_problems.get(&self.node_name).map_or(0, Vec::len)
+        let of_node = self.annotation_problems.get(&self.node_name).map_or(0, Vec::len);
+        self.problems.len() + of_node + self.snapshot.borrow().advertise_problems
     }
 
     async fn neighbors(&self, on: &Speaking) -> Vec<NeighborRow> {
@@ -457,14 +447,6 @@ fn events_of(mut stream: impl Stream<Item = ()> + Send + Unpin + 'static) -> mps
         }
     });
     events
-}
-
-/// Nobody speaks yet.
-fn refuse(question: Question) {
-    match question {
-        Question::Neighbors(answer) => drop(answer.send(Vec::new())),
-        Question::Routes(_, answer) => drop(answer.send(Vec::new())),
-    }
 }
 
 /// The annotation's addresses, or all.

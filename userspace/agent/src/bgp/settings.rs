@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use sluice_bgp::driver::Password;
 
 use super::flags::BgpArgs;
+use super::peer_options::PeerOptions;
 
 /// Where a TCP MD5 key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct RouterPeer {
     pub ttl_security: Option<u8>,
     /// Where its TCP MD5 key is.
     pub key: Key,
+    /// What else is said about it alone.
+    pub options: PeerOptions,
 }
 
 /// A router, and its password if it has one.
@@ -148,6 +151,7 @@ impl Settings {
                 bfd: args.peer_router_bfd,
                 ttl_security,
                 key: if keyed { Key::Entry(at) } else { Key::None },
+                options: PeerOptions::default(),
             })
             .collect();
         for (at, router) in routers.iter().enumerate() {

@@ -27,6 +27,10 @@ impl Finding {
         Self { service: named.then_some(key), text: problem.to_string() }
     }
 
+    pub(super) fn of_service(key: &Key, what: &str) -> Self {
+        Self { service: Some(key.clone()), text: format!("Service {key}: {what}") }
+    }
+
     fn of_port(port: &ServicePortKey, what: String) -> Self {
         let key = Key { namespace: port.namespace.clone(), name: port.name.clone() };
         Self { service: Some(key), text: format!("Service {port}: {what}") }

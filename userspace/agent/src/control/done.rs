@@ -172,6 +172,11 @@ impl Control {
                 snapshot.advertise = Arc::new(self.cluster.advertise().clone());
                 same = false;
             }
+            let problems = self.cluster.advertise_problems();
+            if snapshot.advertise_problems != problems {
+                snapshot.advertise_problems = problems;
+                same = false;
+            }
             if *snapshot.service_ranges.0 != ranges || snapshot.service_ranges.1 != source {
                 info!(?ranges, source = source.name(), "service ranges");
                 snapshot.service_ranges = (Arc::new(ranges), source);

@@ -39,6 +39,31 @@ async fn r52_each_start_is_an_event_on_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_outside_of_the_operators_ranges_is_an_event_and_the_others_are_served() {
+    let mut rig = Rig::new();
+    rig.config.external_ranges = vec!["198.51.100.0/24".parse().expect("a range")];
+    rig.start();
+    rig.eventually("a first sync", |rig| rig.recorder.last()).await;
+    let mut object = service("web");
+    object["spec"]["externalIPs"] = json!(["198.51.100.7", "192.0.2.7"]);
+    put(rig.store(), object);
+    rig.eventually("the one within, alone", |rig| {
+        let state = rig.recorder.last()?;
+        let all = state.ports.values().flat_map(|port| &port.addresses);
+        let all: Vec<String> = all.map(|(address, _)| address.to_string()).collect();
+        assert!(!all.contains(&"192.0.2.7".to_owned()));
+        all.contains(&"198.51.100.7".to_owned()).then_some(())
+    })
+    .await;
+    let found = |rig: &Rig| events(rig, "NotServedAsWritten").pop();
+    let event = rig.eventually("the Event", found).await;
+    let text = event["message"].as_str().expect("a text");
+    assert!(text.contains("192.0.2.7") && text.contains("--service-external-ip-range"), "{text}");
+    assert_eq!(event["involvedObject"]["name"], json!("web"));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn problems_of_a_service_are_told_once_whoever_sees_them() {
     let mut rig = Rig::started().await;
     put(rig.store(), odd("web"));

@@ -87,6 +87,8 @@ impl Rig {
             node_port_range: None,
             pod_cidrs: false,
             external_ips: true,
+            external_ranges: vec![],
+            load_balancer_ranges: vec![],
             min_sync_period: Duration::from_millis(10),
             node_wait: Duration::from_secs(30),
             ipv6: true,

@@ -7,14 +7,14 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, RouteNextHopBuilder};
 
-use super::{Installed, METRIC, Op, PROTOCOL, Target};
+use super::{Installed, METRIC, Op, PROTOCOL, Shown, Target, Way};
 
 /// Operations under way at once: each waits for the kernel's answer.
 const AT_ONCE: usize = 64;
@@ -48,6 +48,9 @@ pub struct Links {
     pub networks: Vec<IpNet>,
     /// The addresses themselves, sorted.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that packets may have as their source: not IPv6 ones that are still looked for
+    /// elsewhere (RFC 4862 5.4).
+    pub sources: Vec<IpAddr>,
 }
 
 impl Kernel {
@@ -66,9 +69,17 @@ impl Kernel {
     /// # Errors
     /// [`RouteError::Read`]
     pub async fn routes(&self) -> Result<Vec<Installed>, RouteError> {
+        Ok(self.shown().await?.ours)
+    }
+
+    /// All routes of ours, and the default routes of others.
+    ///
+    /// # Errors
+    /// [`RouteError::Read`]
+    pub async fn shown(&self) -> Result<Shown, RouteError> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let mut routes = Vec::new();
+        let mut all = Shown::default();
         for question in [v4, v6] {
             let shown: Vec<RouteMessage> = self
                 .handle
@@ -78,9 +89,11 @@ impl Kernel {
                 .try_collect()
                 .await
                 .map_err(|source| RouteError::Read { what: "routes", source })?;
-            collect(&shown, &mut routes);
+            collect(&shown, &mut all.ours);
+            let ways = shown.iter().filter_map(way_out);
+            all.ways_out.extend(ways.min_by_key(|(metric, _)| *metric).map(|(_, way)| way));
         }
-        Ok(routes)
+        Ok(all)
     }
 
     /// Networks and addresses of interfaces that are up.
@@ -120,6 +133,9 @@ impl Kernel {
             });
             let Some(address) = address.or(local) else { continue };
             result.addresses.push(local.unwrap_or(address));
+            if !is_unsettled(message) {
+                result.sources.push(local.unwrap_or(address));
+            }
             if address.is_loopback() {
                 continue;
             }
@@ -131,6 +147,8 @@ impl Kernel {
         result.networks.dedup();
         result.addresses.sort_unstable();
         result.addresses.dedup();
+        result.sources.sort_unstable();
+        result.sources.dedup();
         Ok(result)
     }
 
@@ -176,6 +194,17 @@ impl Kernel {
     }
 }
 
+/// Whether the kernel does not take it as a source yet, or never will.
+fn is_unsettled(message: &AddressMessage) -> bool {
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = flags.unwrap_or(AddressFlags::empty());
+    flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+        && !flags.contains(AddressFlags::Optimistic)
+}
+
 /// ESRCH of Linux on every architecture.
 const fn libc_esrch() -> i32 {
     3
@@ -200,19 +229,23 @@ fn message(prefix: &IpNet, target: Option<&Target>) -> RouteMessage {
     match target {
         None => message.header.kind = RouteType::Unspec,
         Some(Target::Unreachable) => message.header.kind = RouteType::Unreachable,
-        Some(Target::Via(hops)) => match hops.as_slice() {
-            [hop] => message.attributes.push(RouteAttribute::Gateway(gateway(*hop))),
-            hops => {
-                let all = hops.iter().filter_map(|hop| {
-                    let builder = match hop {
-                        IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
-                        IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
-                    };
-                    builder.via(*hop).ok().map(RouteNextHopBuilder::build)
-                });
-                message.attributes.push(RouteAttribute::MultiPath(all.collect()));
+        Some(Target::Via(Way { next_hops, source, link })) => {
+            message.attributes.extend(link.map(RouteAttribute::Oif));
+            message.attributes.extend(source.map(|ip| RouteAttribute::PrefSource(gateway(ip))));
+            match next_hops.as_slice() {
+                [hop] => message.attributes.push(RouteAttribute::Gateway(gateway(*hop))),
+                hops => {
+                    let all = hops.iter().filter_map(|hop| {
+                        let builder = match hop {
+                            IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
+                            IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
+                        };
+                        builder.via(*hop).ok().map(RouteNextHopBuilder::build)
+                    });
+                    message.attributes.push(RouteAttribute::MultiPath(all.collect()));
+                }
             }
-        },
+        }
     }
     message
 }
@@ -238,17 +271,76 @@ fn collect(shown: &[RouteMessage], routes: &mut Vec<Installed>) {
         let Some((prefix, target)) = ours(message) else { continue };
         let before = routes.iter_mut().rev().find(|route| route.prefix == prefix);
         match (before, target) {
-            (Some(Installed { target: Target::Via(hops), .. }), Target::Via(more)) => {
-                hops.extend(more);
-                hops.sort_unstable();
+            (Some(Installed { target: Target::Via(way), .. }), Target::Via(more)) => {
+                way.next_hops.extend(more.next_hops);
+                way.next_hops.sort_unstable();
             }
             (_, target) => routes.push(Installed { prefix, target }),
         }
     }
 }
 
+/// Whether a route is ours: protocol, table and metric, by all of which the kernel finds what we replace
+/// and delete. With the protocol alone it is somebody else's, whatever they mean by it.
+fn is_ours(message: &RouteMessage) -> bool {
+    message.header.protocol == RouteProtocol::Other(PROTOCOL)
+        && metric_in_main(message) == Some(METRIC)
+}
+
+/// A route's metric; `None` for one of another table.
+fn metric_in_main(message: &RouteMessage) -> Option<u32> {
+    let (mut table, mut metric) = (u32::from(message.header.table), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            _ => {}
+        }
+    }
+    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(metric)
+}
+
+/// Whether a route is a default route of somebody else.
+fn is_foreign_default(message: &RouteMessage) -> bool {
+    message.header.destination_prefix_length == 0
+        && message.header.kind == RouteType::Unicast
+        && metric_in_main(message).is_some()
+        && !is_ours(message)
+}
+
+/// Metric and first next hop of a default route of somebody else; those without a gateway lead to no
+/// neighbour that packets of many addresses could be handed to.
+fn way_out(message: &RouteMessage) -> Option<(u32, Way)> {
+    if !is_foreign_default(message) {
+        return None;
+    }
+    let (mut hop, mut link) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Gateway(wire) => hop = address(wire),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::MultiPath(all) => {
+                let first = all.first()?;
+                link = Some(first.interface_index);
+                hop = first.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Gateway(wire) => address(wire),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let hop = hop?;
+    let way = Way { next_hops: vec![hop], source: None, link: link.filter(|_| is_link_local(hop)) };
+    Some((metric_in_main(message)?, way))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
 fn ours(message: &RouteMessage) -> Option<(IpNet, Target)> {
-    if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
+    if !is_ours(message) {
         return None;
     }
     let zero = match message.header.address_family {
@@ -256,11 +348,13 @@ fn ours(message: &RouteMessage) -> Option<(IpNet, Target)> {
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let mut destination = zero;
-    let mut hops = Vec::new();
+    let (mut hops, mut source, mut link) = (Vec::new(), None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(wire) => destination = address(wire)?,
             RouteAttribute::Gateway(wire) => hops.extend(address(wire)),
+            RouteAttribute::PrefSource(wire) => source = address(wire),
+            RouteAttribute::Oif(index) => link = Some(*index),
             RouteAttribute::MultiPath(all) => {
                 for attribute in all.iter().flat_map(|hop| &hop.attributes) {
                     if let RouteAttribute::Gateway(wire) = attribute {
@@ -273,13 +367,20 @@ fn ours(message: &RouteMessage) -> Option<(IpNet, Target)> {
     }
     let prefix = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
     let target = match message.header.kind {
-        RouteType::Unicast => Target::via(hops)?,
+        RouteType::Unicast => {
+            let link = link.filter(|_| hops.iter().copied().any(is_link_local));
+            match Target::via(hops)? {
+                Target::Via(way) => Target::Via(Way { source, link, ..way }),
+                Target::Unreachable => return None,
+            }
+        }
         _ => Target::Unreachable,
     };
     Some((prefix, target))
 }
 
-/// Fires when links or addresses change, or someone else deletes or changes a route of ours.
+/// Fires when links or addresses change, when someone else deletes or changes a route of ours, and
+/// when a default route comes or goes.
 ///
 /// # Errors
 /// [`RouteError::Socket`]
@@ -297,10 +398,12 @@ pub fn changes() -> Result<impl Stream<Item = ()> + Send + Unpin, RouteError> {
     Ok(messages.filter_map(|(message, _)| {
         let told = match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-                route.header.protocol == RouteProtocol::Other(PROTOCOL)
+                is_ours(&route) || is_foreign_default(&route)
             }
-            // Our own, for the most part; what others add is none of our business.
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(_)) => false,
+            // Our own, for the most part; what else others add is none of our business.
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+                is_foreign_default(&route)
+            }
             _ => true,
         };
         std::future::ready(told.then_some(()))

@@ -21,13 +21,26 @@ pub const PROTOCOL: u8 = 92;
 /// routes of administrators and router advertisements (0 and 1024): those win.
 pub const METRIC: u32 = 2092;
 
+/// A way to next hops.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Way {
+    /// The next hops, in equal shares; sorted, without duplicates, at least one.
+    pub next_hops: Vec<IpAddr>,
+    /// What the node's own packets have as their source, an address of the node (RTA_PREFSRC); the
+    /// kernel's choice without. [`Table::set_sources`] sets it.
+    pub source: Option<IpAddr>,
+    /// Index of the interface, where the next hop is link-local and says nothing by itself.
+    pub link: Option<u32>,
+}
+
 /// Where packets to a prefix go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// To these next hops, in equal shares; sorted, without duplicates, at least one.
-    Via(Vec<IpAddr>),
-    /// Nowhere; the sender is told so. For the node's own pod range: addresses that no pod has
-    /// must not leave by the default route and come back (B26).
+    /// To next hops.
+    Via(Way),
+    /// Nowhere; the sender is told so. For ranges that others are told to come here for, the node's
+    /// own pod range and aggregates: addresses in them that nobody has must not leave by the
+    /// default route and come back (B26).
     Unreachable,
 }
 
@@ -37,7 +50,18 @@ impl Target {
     pub fn via(mut next_hops: Vec<IpAddr>) -> Option<Self> {
         next_hops.sort_unstable();
         next_hops.dedup();
-        (!next_hops.is_empty()).then_some(Self::Via(next_hops))
+        (!next_hops.is_empty()).then_some(Self::Via(Way { next_hops, source: None, link: None }))
+    }
+}
+
+impl Target {
+    /// The same, for packets of the node's own from this address.
+    #[must_use]
+    pub fn with_source(self, source: Option<IpAddr>) -> Self {
+        match self {
+            Self::Via(way) => Self::Via(Way { source, ..way }),
+            Self::Unreachable => Self::Unreachable,
+        }
     }
 }
 
@@ -45,12 +69,23 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable => f.write_str("unreachable"),
-            Self::Via(hops) => {
-                let hops: Vec<String> = hops.iter().map(ToString::to_string).collect();
-                write!(f, "via {}", hops.join(", "))
+            Self::Via(Way { next_hops, source, .. }) => {
+                let hops: Vec<String> = next_hops.iter().map(ToString::to_string).collect();
+                write!(f, "via {}", hops.join(", "))?;
+                source.map_or(Ok(()), |source| write!(f, " src {source}"))
             }
         }
     }
+}
+
+/// What the kernel shows of routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Those of ours.
+    pub ours: Vec<Installed>,
+    /// Where the default routes of others lead, by their first next hop: at most one way of each
+    /// family, the one with the lowest metric.
+    pub ways_out: Vec<Way>,
 }
 
 /// A route of ours as the kernel shows it.

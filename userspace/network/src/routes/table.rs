@@ -1,6 +1,7 @@
 //! Owns the plan: wanted routes against those that stand. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -29,6 +30,10 @@ impl Op {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     wanted: BTreeMap<IpNet, Target>,
+    /// What goes before that, at the same prefixes.
+    fixed: BTreeMap<IpNet, Target>,
+    /// Source addresses, the first of each family counts.
+    sources: Vec<IpAddr>,
     stands: BTreeMap<IpNet, Target>,
     /// Standing routes that nobody in this run has wanted: they are adopted until `complete`.
     adopted: BTreeSet<IpNet>,
@@ -46,15 +51,15 @@ impl Table {
     pub fn observe(&mut self, routes: impl IntoIterator<Item = Installed>) {
         let shown: BTreeMap<IpNet, Target> =
             routes.into_iter().map(|route| (route.prefix, route.target)).collect();
-        let strange = |prefix: &&IpNet| {
-            !self.wanted.contains_key(*prefix) && !self.stands.contains_key(*prefix)
-        };
+        let strange =
+            |prefix: &&IpNet| self.goal(prefix).is_none() && !self.stands.contains_key(*prefix);
         let strangers: Vec<IpNet> = shown.keys().filter(strange).copied().collect();
         self.adopted.extend(strangers);
         self.adopted.retain(|prefix| shown.contains_key(prefix));
         self.dirty.extend(self.stands.keys());
         self.dirty.extend(shown.keys());
         self.dirty.extend(self.wanted.keys());
+        self.dirty.extend(self.fixed.keys());
         self.stands = shown;
         self.refused.clear();
     }
@@ -76,6 +81,35 @@ impl Table {
         self.refused.remove(&prefix);
     }
 
+    /// Sets the node's own routes, which go before what is wanted for their prefixes; that comes
+    /// back at once where one of them goes.
+    pub fn set_fixed(&mut self, fixed: BTreeMap<IpNet, Target>) {
+        let before = std::mem::replace(&mut self.fixed, fixed);
+        for prefix in before.keys().chain(self.fixed.keys()) {
+            if before.get(prefix) != self.fixed.get(prefix) {
+                self.adopted.remove(prefix);
+                self.refused.remove(prefix);
+                self.dirty.insert(*prefix);
+            }
+        }
+    }
+
+    /// Sets the addresses that the node's own packets are to come from, the first of each family
+    /// counts; without one of a family the kernel chooses.
+    pub fn set_sources(&mut self, sources: Vec<IpAddr>) {
+        if self.sources != sources {
+            self.sources = sources;
+            self.dirty.extend(self.wanted.keys().chain(self.fixed.keys()));
+        }
+    }
+
+    fn goal(&self, prefix: &IpNet) -> Option<Target> {
+        let target = self.fixed.get(prefix).or_else(|| self.wanted.get(prefix))?;
+        let mut sources = self.sources.iter().copied();
+        let source = sources.find(|source| source.is_ipv4() == prefix.addr().is_ipv4());
+        Some(target.clone().with_source(source))
+    }
+
     /// All that will be wanted is known now: what else stands may go.
     pub fn complete(&mut self) {
         self.complete = true;
@@ -90,10 +124,8 @@ impl Table {
     }
 
     fn step(&self, prefix: IpNet) -> Option<Op> {
-        match (self.wanted.get(&prefix), self.stands.get(&prefix)) {
-            (Some(wanted), stands) if stands != Some(wanted) => {
-                Some(Op::Replace(prefix, wanted.clone()))
-            }
+        match (self.goal(&prefix), self.stands.get(&prefix)) {
+            (Some(goal), stands) if stands != Some(&goal) => Some(Op::Replace(prefix, goal)),
             (None, Some(_)) if self.complete || !self.adopted.contains(&prefix) => {
                 Some(Op::Delete(prefix))
             }
@@ -146,7 +178,7 @@ mod tests {
     }
 
     fn via(last: u8) -> Target {
-        Target::Via(vec![[10, 0, 0, last].into()])
+        Target::via(vec![[10, 0, 0, last].into()]).unwrap()
     }
 
     fn installed(prefix: &str, last: u8) -> Installed {
@@ -187,6 +219,47 @@ mod tests {
         assert_eq!(settle(&mut table), [Op::Replace(net("10.1.0.0/24"), via(2))], "in one step");
         table.want(net("10.1.0.0/24"), None);
         assert_eq!(settle(&mut table), [Op::Delete(net("10.1.0.0/24"))]);
+    }
+
+    #[test]
+    fn b26_what_bgp_wants_comes_back_at_once_where_a_route_of_the_node_itself_goes() {
+        let (prefix, mut table) = (net("10.1.0.0/24"), Table::default());
+        let own = BTreeMap::from([(prefix, Target::Unreachable)]);
+        table.set_fixed(own.clone());
+        assert_eq!(settle(&mut table), [Op::Replace(prefix, Target::Unreachable)]);
+        table.want(prefix, Some(via(1)));
+        table.set_fixed(own);
+        assert_eq!(settle(&mut table), [], "the own range goes before");
+        table.set_fixed(BTreeMap::new());
+        assert_eq!(settle(&mut table), [Op::Replace(prefix, via(1))]);
+        table.want(prefix, None);
+        assert_eq!(settle(&mut table), [Op::Delete(prefix)]);
+        // Of a former run: adopted while it may still come, gone when it is somebody's no more.
+        table.observe([installed("10.2.0.0/24", 2)]);
+        table.set_fixed(BTreeMap::from([(net("10.2.0.0/24"), via(2))]));
+        assert_eq!(settle(&mut table), []);
+        table.set_fixed(BTreeMap::new());
+        assert_eq!(settle(&mut table), [Op::Delete(net("10.2.0.0/24"))]);
+    }
+
+    #[test]
+    fn b26_a_source_is_given_to_all_routes_of_its_family_and_found_again() {
+        let (prefix, mut table) = (net("10.1.0.0/24"), Table::default());
+        table.want(prefix, Some(via(1)));
+        table.want(net("10.2.0.0/24"), Some(Target::Unreachable));
+        settle(&mut table);
+        let sources: Vec<IpAddr> =
+            ["fd00::1", "10.0.0.9", "10.0.0.8"].map(|ip| ip.parse().unwrap()).into();
+        table.set_sources(sources.clone());
+        let with = via(1).with_source(Some(sources[1]));
+        assert_eq!(settle(&mut table), [Op::Replace(prefix, with.clone())]);
+        let mut again = Table::default();
+        again.observe([Installed { prefix, target: with }]);
+        again.set_sources(sources);
+        again.want(prefix, Some(via(1)));
+        assert_eq!(settle(&mut again), [], "adopted as it is");
+        again.set_sources(vec![]);
+        assert_eq!(settle(&mut again), [Op::Replace(prefix, via(1))]);
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Index {
             for port in &service.ports {
                 let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
                 let endpoints = slice::union(slices, family, &port.name, port.protocol);
-                let open = |e: &slice::Endpoint| e.local && e.ready && service.weights.of(e) > 0;
+                let open =
+                    |e: &slice::Endpoint| e.local && e.ready && service.annotated.weights.of(e) > 0;
                 let local = endpoints.into_iter().filter(|(_, e)| open(e));
                 ready.extend(local.map(|((address, _), _)| address));
             }
@@ -131,7 +132,7 @@ impl Index {
                     externally_accessible: port.node_port != 0 || part.external_addresses,
                 };
                 let Lists { cluster, local, serving, has_any_endpoint } =
-                    categorize(&endpoints, &service.weights, policy, port.protocol, zone);
+                    categorize(&endpoints, &service.annotated.weights, policy, port.protocol, zone);
                 let key = ServicePortKey {
                     namespace: name.namespace.clone(),
                     name: name.name.clone(),
@@ -149,7 +150,7 @@ impl Index {
                     internal_local: service.internal_local,
                     external_local: service.external_local,
                     has_any_endpoint,
-                    scheduler: service.scheduler,
+                    scheduler: service.annotated.scheduler,
                     affinity_s: service.affinity_s,
                     source_ranges: part.source_ranges.clone(),
                     health_check_node_port: service.health_check_node_port,

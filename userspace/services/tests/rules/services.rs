@@ -235,6 +235,41 @@ fn r18_external_ips_can_be_switched_off() {
     assert!(!port.external_local);
 }
 
+/// B section 0: what is served is announced, so both follow from this.
+#[test]
+fn addresses_outside_of_the_operators_ranges_are_not_served_and_told_so() {
+    let patch = json!({
+        "spec": {"externalIPs": ["192.0.2.1", "198.51.100.1", "203.0.113.1"]},
+        "status": {"loadBalancer": {"ingress":
+            [{"ip": "198.51.100.2"}, {"ip": "203.0.113.2"}, {"ip": "192.0.2.9", "ipMode": "Proxy"}]}},
+    });
+    let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let both = &["198.51.100.0/24", "203.0.113.1/32"][..];
+    // external, load balancers, what is served beside the ClusterIP, and how many are told of
+    for (external, balancers, expected, told) in [
+        (&[][..], &[][..], "192.0.2.1 198.51.100.1 203.0.113.1 198.51.100.2 203.0.113.2", 0),
+        (both, &[], "198.51.100.1 203.0.113.1 198.51.100.2 203.0.113.2", 1),
+        (&[], both, "192.0.2.1 198.51.100.1 203.0.113.1 198.51.100.2", 1),
+        (both, both, "198.51.100.1 203.0.113.1 198.51.100.2", 2),
+        (&["fd00::/8"], &["fd00::/8"], "", 5),
+    ] {
+        let mut index = Index::new(Config {
+            external_ranges: ranges(external),
+            load_balancer_ranges: ranges(balancers),
+            ..Config::default()
+        });
+        index.apply_service(&service(patch.clone()));
+        let served = http(&mut index).unwrap().addresses;
+        let served = served.iter().filter(|(_, kind)| *kind != AddressKind::ClusterIp);
+        let served: Vec<String> = served.map(|(address, _)| address.to_string()).collect();
+        assert_eq!(served.join(" "), expected, "{external:?} {balancers:?}");
+        let problems = problems(&index);
+        assert_eq!(problems.len(), told, "{problems:?}");
+        let flags = ["--service-external-ip-range", "--loadbalancer-ip-range"];
+        assert!(problems.iter().all(|text| flags.iter().any(|f| text.contains(f))), "{problems:?}");
+    }
+}
+
 #[test]
 fn r22_affinity_is_by_client_ip_with_the_apis_default() {
     let timeout = |s: i64| json!({"clientIP": {"timeoutSeconds": s}});
@@ -306,6 +341,60 @@ fn the_scheduler_annotation_has_an_alias_and_unknown_words_are_told() {
         index.apply_service(&service(json!({"metadata": {"annotations": annotations.clone()}})));
         assert_eq!(http(&mut index).unwrap().scheduler, expected, "{annotations}");
         assert_eq!(problems(&index).len(), usize::from(problem), "{annotations}");
+    }
+}
+
+#[test]
+fn the_local_annotation_is_policy_local_for_all_addresses() {
+    let (own, alias) = ("sluice.io/service.local", "kube-router.io/service.local");
+    for (annotations, local, told) in [
+        (json!({}), false, 0),
+        (json!({own: "true"}), true, 0),
+        (json!({alias: "true"}), true, 0),
+        (json!({own: "false", alias: "true"}), false, 0),
+        (json!({alias: "yes"}), false, 1),
+    ] {
+        let mut index = index();
+        let patch = json!({"metadata": {"annotations": annotations}, "spec": {"type": "NodePort"}});
+        index.apply_service(&service(patch));
+        let port = http(&mut index).unwrap();
+        assert_eq!((port.internal_local, port.external_local), (local, local), "{annotations}");
+        assert_eq!(problems(&index).len(), told, "{annotations}");
+    }
+}
+
+#[test]
+fn what_an_annotation_says_stays_when_it_no_longer_parses() {
+    let mut index = index();
+    let mut say = |scheduler: &str, local: &str| {
+        let annotations = json!({"sluice.io/service.scheduler": scheduler, "kube-router.io/service.local": local});
+        index.apply_service(&service(json!({"metadata": {"annotations": annotations}})));
+        let port = http(&mut index).unwrap();
+        (port.scheduler, port.internal_local, problems(&index))
+    };
+    assert_eq!(say("mh", "true"), (Scheduler::Maglev, true, vec![]));
+    for _ in 0..2 {
+        let (scheduler, local, told) = say("hm", "ture");
+        assert_eq!((scheduler, local), (Scheduler::Maglev, true));
+        assert!(
+            told.len() == 2 && told.iter().any(|text| text.ends_with("mh is used")),
+            "{told:?}"
+        );
+    }
+    index.apply_service(&service(json!({})));
+    let port = http(&mut index).unwrap();
+    assert_eq!((port.scheduler, port.internal_local), (Scheduler::Random, false), "taken away");
+    assert_eq!(problems(&index), Vec::<String>::new());
+}
+
+#[test]
+fn direct_server_return_is_refused_in_words_and_the_service_is_served() {
+    for name in ["sluice.io/service.dsr", "kube-router.io/service.dsr"] {
+        let mut index = index();
+        index.apply_service(&service(json!({"metadata": {"annotations": {name: "tunnel"}}})));
+        assert!(http(&mut index).is_some());
+        let told = problems(&index);
+        assert!(told.len() == 1 && told[0].contains(name) && told[0].contains("NAT"), "{told:?}");
     }
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod aggregates;
+mod annotations;
 mod contract;
 mod flood;
 mod hostile;

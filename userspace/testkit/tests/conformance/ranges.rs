@@ -1,4 +1,5 @@
-//! loadBalancerSourceRanges that change under traffic.
+//! loadBalancerSourceRanges that change under traffic, and the ranges that addresses of Services have to
+//! lie in.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -10,6 +11,7 @@ use sluice_testkit::traffic::Failure;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::flags::with;
 use crate::rig::{ALL, End, Rig, SOON, WAYS, Way, patient, rig, until};
 
 const NAME: &str = "walled";
@@ -129,4 +131,37 @@ fn r17_with_the_node_in_the_ranges_own_addresses_are_let_in() {
         office.ip(&format!("addr del {address}/{bits} dev lo\n")).unwrap();
         router.ip(&format!("route del {address}/{bits}\n")).unwrap();
     }
+}
+
+/// A load balancer's and an external address that n1 serves or not, by its flags; the ClusterIP it
+/// always does.
+#[test]
+fn addresses_outside_of_the_operators_ranges_are_not_served() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    const EXTERNAL: [&str; 2] = ["198.18.77.1", "2001:db8:77::1"];
+    const FROM: &str = "client-n1";
+    let parsed = |pair: [&str; 2]| pair.map(|ip| ip.parse::<IpAddr>().unwrap());
+    let ips = rig.service("ranged", json!({ "type": "LoadBalancer", "externalIPs": EXTERNAL }));
+    rig.ingress("ranged", &ADDRESSES);
+    rig.endpoints("ranged", &ALL);
+    let holds = |external: [bool; 2], balanced: [bool; 2]| {
+        for way in WAYS {
+            for (addresses, open) in [(EXTERNAL, external), (ADDRESSES, balanced)] {
+                let open = if way.v4 { open[0] } else { open[1] };
+                let target = SocketAddr::new(way.pick(&parsed(addresses)), way.port());
+                rig.settle(FROM, target, way, if open { &ALL } else { &[] });
+            }
+        }
+        rig.settle_all(FROM, &ips, &ALL);
+    };
+    holds([true; 2], [true; 2]);
+    let balancers =
+        ["--loadbalancer-ip-range=192.0.2.0/24", "--loadbalancer-ip-range=2001:db8:18::/64"];
+    with(rig, &balancers, || holds([true; 2], [false, true]));
+    let strange = "--service-external-ip-range=192.0.2.0/24,198.51.100.0/24";
+    with(rig, &[strange], || holds([false; 2], [true; 2]));
+    let lax = "--strict-external-ip-validation=false";
+    with(rig, &[strange, balancers[0], lax], || holds([true; 2], [true; 2]));
+    rig.remove("ranged");
 }
