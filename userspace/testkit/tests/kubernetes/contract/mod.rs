@@ -9,6 +9,7 @@ mod writes;
 
 use std::collections::BTreeSet;
 
+use axum::http::{HeaderValue, header};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sys::signal::Signal;
@@ -22,6 +23,9 @@ use crate::survival::UP;
 
 /// The namespace of all that the script writes.
 const NAMESPACE: &str = "contract";
+
+/// Who asks, as servers see it.
+pub(crate) const AGENT: &str = "contract/1";
 
 /// Paths of the script.
 fn services() -> String {
@@ -125,6 +129,8 @@ async fn connect(kubeconfig: &Value) -> Client {
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
     // A refusal is an answer here, too.
     config.default_retry = false;
+    // The audit tells these requests from agents' by it.
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(AGENT)));
     Client::try_from(config).unwrap()
 }
 
