@@ -10,8 +10,9 @@ const FOLDER: &str = "SLUICE_KUBERNETES";
 /// Folder of the binaries below cargo's target folder.
 const BUILT: &str = "kubernetes/bin";
 
-/// What the real API needs.
-pub const API: [&str; 4] = ["etcd", "etcdutl", "kube-apiserver", "kube-controller-manager"];
+/// What the real API needs, and what its tests do to it.
+pub const API: [&str; 5] =
+    ["etcd", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager"];
 /// The proxy that the matrix is held against.
 pub const PROXY: &str = "kube-proxy";
 

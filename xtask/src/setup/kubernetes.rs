@@ -61,7 +61,7 @@ fn package(tool: &str) -> String {
     }
 }
 
-/// What of `part` is not there, or is of another version than go.mod says.
+/// What of `part` is not there, or is of other sources than go.mod and go.sum say.
 fn lacking(repo: &Repo, part: Part) -> Result<Vec<(&'static str, String)>> {
     let wanted = stamp(repo)?;
     let mut tools = part.tools();
@@ -158,7 +158,12 @@ fn module(repo: &Repo) -> PathBuf {
 }
 
 fn go_mod(repo: &Repo) -> Result<String> {
-    let path = module(repo).join("go.mod");
+    read(repo, "go.mod")
+}
+
+/// A file of the module.
+fn read(repo: &Repo, name: &str) -> Result<String> {
+    let path = module(repo).join(name);
     fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
 
@@ -180,9 +185,9 @@ fn required(go_mod: &str, module: &str) -> Option<String> {
     versions.next()?.split_whitespace().next().map(str::to_owned)
 }
 
-/// What a binary is built from.
+/// What a binary is built from: versions by go.mod, the very sources by go.sum.
 fn stamp(repo: &Repo) -> Result<String> {
-    Ok(format!("{}\n{}", linked(repo)?, go_mod(repo)?))
+    Ok(format!("{}\n{}\n{}", linked(repo)?, go_mod(repo)?, read(repo, "go.sum")?))
 }
 
 fn stamp_file(repo: &Repo, name: &str) -> PathBuf {
@@ -216,6 +221,15 @@ mod tests {
             assert!(go_mod.contains(&format!("\t{package}\n")), "{name}: no tool {package}");
         }
         assert!(Part::Api.tools().len() + Part::Proxy.tools().len() < Part::All.tools().len());
+    }
+
+    #[test]
+    fn what_a_binary_is_built_from_covers_its_sources() {
+        let repo = Repo::find().unwrap();
+        let stamp = stamp(&repo).unwrap();
+        for file in ["go.mod", "go.sum"] {
+            assert!(stamp.contains(&read(&repo, file).unwrap()), "{file}");
+        }
     }
 
     #[test]

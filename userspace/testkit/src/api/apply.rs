@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::error::ApiError;
+use super::error::{ApiError, FieldError};
 use super::fieldset::{Fields, Path, cut, fields_of, look, position, readable, step_of};
 use super::json::{object, remove, str_at};
 use super::ownership::{Entry, entries, entry_for, same_owners, write_entries};
@@ -29,8 +29,8 @@ pub(crate) fn apply(
 ) -> Result<Written, ApiError> {
     let mut config = body.clone();
     if options.manager.is_empty() {
-        let why = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
-        return Err(ApiError::new(422, "Invalid", why));
+        let missing = FieldError::required("fieldManager", "is required for apply patch");
+        return Err(ApiError::invalid_options("PatchOptions", &[missing]));
     }
     if Resource::by_kind(str_at(&config, "/apiVersion"), str_at(&config, "/kind")) != Some(resource)
     {
@@ -48,14 +48,11 @@ pub(crate) fn apply(
     if config.pointer("/metadata/managedFields").is_some() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    let unknown = decode::decode(resource, &mut config)?;
-    if options.strict && !unknown.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "strict decoding error: unknown field \"{}\"",
-            unknown.join("\", \"")
-        )));
-    }
-    let warnings: Vec<String> = unknown.iter().map(|f| format!("unknown field \"{f}\"")).collect();
+    let unknown = decode::decode(resource, &mut config).map_err(|error| {
+        // The real server stumbles over it while it merges.
+        ApiError::new(500, "", format!("failed to convert new object: {}", error.message))
+    })?;
+    let warnings = options.unknown.told(resource.kind, resource.version, &unknown)?;
     convert::to_stored(resource, &mut config);
     let own = owned_by(resource, &config, options);
     let Some(old) = state.get(resource, key) else {

@@ -15,6 +15,9 @@ pub(crate) fn fill_in(resource: &Resource, value: &mut Value, creating: bool) {
         "namespaces" => namespace(value, creating),
         "networkpolicies" => network_policy(value),
         "events" => event(value),
+        "servicecidrs" => {
+            map_mut(value, &["status"]);
+        }
         _ => {}
     }
 }
@@ -34,6 +37,13 @@ fn slice(value: &mut Value) {
     for endpoint in items_mut(value, "/endpoints") {
         // Shown, but with nothing filled in: unset conditions have their own meaning (R7).
         map_mut(endpoint, &["conditions"]);
+        // Of discovery.k8s.io/v1beta1: taken, and not kept.
+        remove(endpoint, &["deprecatedTopology"]);
+        for hints in ["forZones", "forNodes"] {
+            if array_at(endpoint, &format!("/hints/{hints}")).is_empty() {
+                remove(endpoint, &["hints", hints]);
+            }
+        }
     }
     null_if_empty(value, "endpoints");
     null_if_empty(value, "ports");

@@ -11,7 +11,7 @@ use super::resource::Resource;
 pub struct ApiError {
     /// HTTP status code, the same in the Status.
     pub code: u16,
-    /// Machine-readable reason, such as `NotFound`.
+    /// Machine-readable reason, such as `NotFound`; "" for none.
     pub reason: &'static str,
     /// What happened, for people.
     pub message: String,
@@ -69,6 +69,11 @@ impl FieldError {
             reason: "FieldValueForbidden",
             message: format!("Forbidden: {message}"),
         }
+    }
+
+    /// As a cause of a Status.
+    fn shown(&self) -> Value {
+        json!({"reason": self.reason, "message": self.message, "field": self.field})
     }
 
     pub(crate) fn too_many(field: impl Into<String>, count: usize, most: usize) -> Self {
@@ -147,28 +152,80 @@ impl ApiError {
             fields.iter().map(|f| format!("{}: {}", f.field, f.message)).collect();
         let all =
             if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) };
-        let kind = if resource.group.is_empty() {
+        // Both groups' Events are judged as those of the core group.
+        let group = if resource.table == "events" { "" } else { resource.group };
+        let kind = if group.is_empty() {
             resource.kind.to_owned()
         } else {
-            format!("{}.{}", resource.kind, resource.group)
+            format!("{}.{group}", resource.kind)
         };
         let mut error = Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {all}"));
-        let causes: Vec<Value> = fields
-            .iter()
-            .map(|f| json!({"reason": f.reason, "message": f.message, "field": f.field}))
-            .collect();
+        let causes: Vec<Value> = fields.iter().map(FieldError::shown).collect();
         error.details = json!({"name": name, "kind": resource.kind, "causes": causes});
-        if !resource.group.is_empty() {
-            set(&mut error.details, &["group"], resource.group);
+        if !group.is_empty() {
+            set(&mut error.details, &["group"], group);
         }
         error
     }
 
-    /// 422 about the request's own options.
-    pub(crate) fn invalid_options(field: &str, message: &str) -> Self {
-        let message =
-            format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {message}");
-        Self::new(422, "Invalid", message)
+    /// 422: the patch makes something that is no object of its type.
+    pub(crate) fn unreadable_patch(why: &str) -> Self {
+        let cause = FieldError::invalid("patch", &json!(""), why);
+        let mut error =
+            Self::new(422, "Invalid", format!(" \"\" is invalid: patch: {}", cause.message));
+        error.details = json!({"causes": [cause.shown()]});
+        error
+    }
+
+    /// 403: nothing new in a namespace that goes away.
+    pub(crate) fn terminating(resource: &Resource, name: &str, namespace: &str) -> Self {
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
+        let mut error = Self::forbidden(resource, name, &why);
+        let cause = json!({
+            "reason": "NamespaceTerminating", "field": "metadata.namespace",
+            "message": format!("namespace {namespace} is being terminated"),
+        });
+        set(&mut error.details, &["causes"], json!([cause]));
+        error
+    }
+
+    /// With details that say nothing, where the real server's do.
+    pub(crate) fn bare(mut self) -> Self {
+        self.details = json!({});
+        self
+    }
+
+    /// 404: a group that is known has no such version, type or subresource.
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource").bare()
+    }
+
+    /// 405.
+    pub(crate) fn no_such_method() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(405, "MethodNotAllowed", message).bare()
+    }
+
+    /// 500, which has no reason, for a version that is no number where the real server looks at it
+    /// too late.
+    pub(crate) fn garbage_version(text: &str) -> Self {
+        let message = format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        );
+        Self::new(500, "", message)
+    }
+
+    /// 422 about the request's own options: those of a list or of a patch.
+    pub(crate) fn invalid_options(kind: &str, fields: &[FieldError]) -> Self {
+        let texts: Vec<String> =
+            fields.iter().map(|f| format!("{}: {}", f.field, f.message)).collect();
+        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {}", texts.join(", "));
+        let mut error = Self::new(422, "Invalid", message);
+        let causes: Vec<Value> = fields.iter().map(FieldError::shown).collect();
+        error.details = json!({"group": "meta.k8s.io", "kind": kind, "causes": causes});
+        error
     }
 
     /// The change log no longer reaches back to this version (K5).
@@ -193,8 +250,11 @@ impl ApiError {
     pub fn status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            set(&mut status, &["reason"], self.reason);
+        }
         if let Some(next) = &self.next {
             set(&mut status, &["metadata", "continue"], next.clone());
         }

@@ -1,4 +1,4 @@
-//! Requests to answers: path and verb, credentials, faults, then reading or writing.
+//! Requests to answers: credentials, faults, then reading or writing.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,76 +10,23 @@ use serde_json::{Value, json};
 
 use super::delete::{self, Deleted};
 use super::discovery;
-use super::error::ApiError;
+use super::error::{ApiError, FieldError};
 use super::faults::{Fault, Verb};
-use super::json::str_at;
+use super::json::{set, str_at};
 use super::list::{self, Page};
 use super::patch::Kind;
-use super::query::Query;
+use super::query::{Query, Version};
 use super::render::Form;
 use super::resource::Resource;
 use super::server::{Seen, Shared};
 use super::store::Key;
 use super::stream::{Lines, spoil};
+use super::target::{Asked, Target, in_known_group, verb_of};
 use super::watch::Watch;
-use super::write::{self, WriteOptions};
+use super::write::{self, Unknown, WriteOptions};
 
 /// The largest body taken, as the real server's limit on requests.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
-
-/// What a path names.
-#[derive(Clone, Debug)]
-struct Target {
-    resource: &'static Resource,
-    namespace: Option<String>,
-    name: Option<String>,
-    subresource: String,
-}
-
-impl Target {
-    fn parse(path: &[&str]) -> Option<Self> {
-        let (group, version, rest) = match path {
-            ["api", version, rest @ ..] => ("", *version, rest),
-            ["apis", group, version, rest @ ..] => (*group, *version, rest),
-            _ => return None,
-        };
-        // `namespaces/NAME/status` and the like are about the Namespace itself.
-        let (namespace, rest) = match rest {
-            ["namespaces", namespace, plural, tail @ ..]
-                if !matches!(*plural, "status" | "finalize") =>
-            {
-                let _ = tail;
-                (Some((*namespace).to_owned()), rest.get(2..)?)
-            }
-            _ => (None, rest),
-        };
-        let (plural, name, subresource) = match rest {
-            [plural] => (plural, None, ""),
-            [plural, name] => (plural, Some((*name).to_owned()), ""),
-            [plural, name, subresource] => (plural, Some((*name).to_owned()), *subresource),
-            _ => return None,
-        };
-        let resource = Resource::by_path(group, version, plural)?;
-        if namespace.is_some() && !resource.namespaced {
-            return None;
-        }
-        let known = match subresource {
-            "" => true,
-            "status" => resource.status,
-            "binding" => resource.plural == "pods",
-            "finalize" => resource.plural == "namespaces",
-            _ => false,
-        };
-        known.then(|| Self { resource, namespace, name, subresource: subresource.to_owned() })
-    }
-
-    fn key(&self) -> Key {
-        Key::new(
-            self.namespace.as_deref().unwrap_or_default(),
-            self.name.as_deref().unwrap_or_default(),
-        )
-    }
-}
 
 fn json_response(code: u16, content_type: &str, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
@@ -114,18 +61,6 @@ pub(crate) async fn answer(
     })
 }
 
-fn verb_of(method: &Method, target: Option<&Target>, query: &Query) -> Verb {
-    match (target, *method == Method::GET || *method == Method::HEAD) {
-        (None, _) => Verb::Other,
-        (Some(_), false) => Verb::Write,
-        (Some(_), true) if query.flag("watch") && Watch::is_list(query) => Verb::WatchList,
-        (Some(_), true) if query.flag("watch") => Verb::Watch,
-        (Some(target), true) if target.name.is_some() => Verb::Get,
-        _ if !query.text("continue").is_empty() => Verb::Continue,
-        _ => Verb::List,
-    }
-}
-
 async fn respond(
     shared: &Arc<Shared>,
     method: &Method,
@@ -147,13 +82,10 @@ async fn respond(
         query: uri.query().unwrap_or_default().to_owned(),
         user_agent: agent.to_owned(),
     });
-    shared.check_credentials(
-        headers,
-        method,
-        target.as_ref().map(|t| (t.resource, t.subresource.as_str())),
-    )?;
+    let asked = Asked { method, path: uri.path(), target: target.as_ref(), query: &query };
+    shared.check_credentials(headers, asked)?;
     let faults = shared.faults.strike(plural, verb);
-    misbehave(shared, &faults, method, target.as_ref(), verb).await?;
+    misbehave(shared, &faults, asked, verb).await?;
 
     let Some(target) = target else {
         let accept = headers.get("accept").and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -161,6 +93,9 @@ async fn respond(
             return Ok(json_response(200, "text/plain; charset=utf-8", "ok"));
         }
         let Some((value, content_type)) = discovery::answer(&path, accept) else {
+            if in_known_group(&path) {
+                return Err(ApiError::no_such_path());
+            }
             // No Status: what no API answers, the mux does.
             let text = "404 page not found\n";
             return Ok(json_response(404, "text/plain; charset=utf-8", text));
@@ -169,15 +104,17 @@ async fn respond(
     };
     let form = Form::accepted(headers)?;
     match (method.as_str(), &target.name) {
-        ("GET" | "HEAD", _) if query.flag("watch") => watch(shared, &target, &query, form, faults),
-        ("GET" | "HEAD", None) => {
+        ("GET", None) if query.flag("watch") => watch(shared, &target, &query, form, faults),
+        ("GET", None) => {
+            query.check_list_options()?;
             let namespace = target.namespace.as_deref();
             let mut page = list::list(shared, target.resource, namespace, &query, &faults).await?;
             spoil_page(&mut page, &faults);
             Ok(json_response(200, "application/json", form.list(target.resource, &page)))
         }
-        ("GET" | "HEAD", Some(name)) => {
-            if let super::query::Version::At(rv) = query.version()? {
+        ("GET", Some(name)) => {
+            // One object is not watched by its path.
+            if let Version::At(rv) = query.late_version()? {
                 list::wait_for(shared, rv).await?;
             }
             let object = shared.store.with(|state| state.get(target.resource, &target.key()));
@@ -201,8 +138,7 @@ async fn respond(
 async fn misbehave(
     shared: &Shared,
     faults: &[Fault],
-    method: &Method,
-    target: Option<&Target>,
+    asked: Asked<'_>,
     verb: Verb,
 ) -> Result<(), ApiError> {
     for fault in faults {
@@ -226,17 +162,16 @@ async fn misbehave(
             }
             Fault::Unauthorized => return Err(ApiError::new(401, "Unauthorized", "Unauthorized")),
             Fault::Forbidden => {
-                return Err(super::server::forbidden(
-                    "system:anonymous",
-                    method,
-                    target.map(|t| (t.resource, t.subresource.as_str())),
-                ));
+                return Err(asked.forbidden("system:anonymous"));
             }
             Fault::Gone => return Err(ApiError::expired(0, shared.store.version())),
             Fault::RefuseWatchList if verb == Verb::WatchList => {
                 return Err(ApiError::invalid_options(
-                    "sendInitialEvents",
-                    "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                    "ListOptions",
+                    &[FieldError::forbidden(
+                        "sendInitialEvents",
+                        "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                    )],
                 ));
             }
             _ => {}
@@ -266,13 +201,7 @@ fn watch(
     form: Form,
     faults: Vec<Fault>,
 ) -> Result<Response<Body>, ApiError> {
-    let watch = Watch::new(
-        target.resource,
-        target.namespace.as_deref(),
-        target.name.as_deref(),
-        query,
-        form,
-    )?;
+    let watch = Watch::new(target.resource, target.namespace.as_deref(), query, form)?;
     let (lines, body) = Lines::new(&faults);
     tokio::spawn(watch.run(Arc::clone(shared), faults, lines));
     Ok(json_response(200, "application/json", body))
@@ -306,7 +235,7 @@ fn write(
             let message = format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json (was {content_type})"
             );
-            return Err(ApiError::new(415, "UnsupportedMediaType", message));
+            return Err(ApiError::new(415, "UnsupportedMediaType", message).bare());
         }
         serde_json::from_slice(body).map_err(|error| {
             ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
@@ -317,7 +246,11 @@ fn write(
         manager: manager(query, headers, kind),
         dry_run: query.text("dryRun") == "All",
         force: query.flag("force"),
-        strict: query.text("fieldValidation") == "Strict",
+        unknown: match query.text("fieldValidation") {
+            "Strict" => Unknown::Refused,
+            "Ignore" => Unknown::Dropped,
+            _ => Unknown::Warned,
+        },
         subresource: if target.subresource == "status" {
             "status".to_owned()
         } else {
@@ -357,7 +290,7 @@ fn write(
             let kind = kind.ok_or_else(|| {
                 let message =
                     format!("the body of the request was in an unknown format: {content_type}");
-                ApiError::new(415, "UnsupportedMediaType", message)
+                ApiError::new(415, "UnsupportedMediaType", message).bare()
             })?;
             let written = shared
                 .store
@@ -380,11 +313,7 @@ fn write(
             })
         }
         ("DELETE", None, _) => delete_collection(shared, target, query, &value, options.dry_run),
-        _ => Err(ApiError::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        )),
+        _ => Err(ApiError::no_such_method()),
     }
 }
 
@@ -431,10 +360,14 @@ fn delete_collection(
 }
 
 fn success(resource: &Resource, name: &str) -> Value {
-    json!({
+    let mut status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "details": {"name": name, "group": resource.group, "kind": resource.plural},
-    })
+        "details": {"name": name, "kind": resource.plural},
+    });
+    if !resource.group.is_empty() {
+        set(&mut status, &["details", "group"], resource.group);
+    }
+    status
 }
 
 fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {

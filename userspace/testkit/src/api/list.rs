@@ -26,6 +26,8 @@ pub(crate) struct Page {
 #[derive(Serialize, Deserialize)]
 struct Token {
     rv: u64,
+    /// Of one namespace only.
+    narrow: bool,
     namespace: String,
     name: String,
 }
@@ -46,6 +48,19 @@ impl Token {
             })
             .collect();
         serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Where to go on. The real server's tokens hold the last key below the path's own prefix and so
+    /// mean something else below another one: a Service's name is then a namespace's.
+    fn after(self, namespace: Option<&str>) -> Key {
+        match (self.narrow, namespace) {
+            (true, None) => Key::new(&self.name, ""),
+            (true, Some(own)) => Key::new(own, &self.name),
+            (false, Some(own)) if !self.namespace.is_empty() => {
+                Key::new(own, &format!("{}/{}", self.namespace, self.name))
+            }
+            (false, _) => Key::new(&self.namespace, &self.name),
+        }
     }
 }
 
@@ -80,7 +95,11 @@ pub(crate) async fn list(
     let rule = query.text("resourceVersionMatch");
     let token = query.text("continue");
     let limit = query.number("limit")?.filter(|l| *l > 0);
-    check_match(version, rule, token)?;
+    if !token.is_empty() && matches!(version, Version::At(_)) {
+        return Err(ApiError::bad_request(
+            "specifying resource version is not allowed when using continue",
+        ));
+    }
     if let Version::At(rv) = version {
         if faults.contains(&Fault::TooLargeVersion) {
             return Err(ApiError::too_large(rv, shared.store.version()));
@@ -88,12 +107,14 @@ pub(crate) async fn list(
         wait_for(shared, rv).await?;
     }
     let mut after: Option<Key> = None;
+    let narrow = namespace.is_some();
     let exact = match (version, rule) {
         _ if !token.is_empty() => {
             let token = Token::decode(token)
                 .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
-            after = Some(Key { namespace: token.namespace, name: token.name });
-            Some(token.rv)
+            let rv = token.rv;
+            after = Some(token.after(namespace));
+            Some(rv)
         }
         (Version::At(rv), "Exact") => Some(rv),
         // K1: with a limit and no rule, a version means exactly that one.
@@ -101,14 +122,16 @@ pub(crate) async fn list(
         _ => None,
     };
     let (table, rv) = read(shared, resource, version, exact);
-    let Some(table) = table else { return Err(forgotten(shared, exact.unwrap_or(0), after)) };
+    let Some(table) = table else {
+        return Err(forgotten(shared, exact.unwrap_or(0), narrow, after));
+    };
     if faults.contains(&Fault::ContinueExpired) && after.is_some() {
-        return Err(forgotten(shared, exact.unwrap_or(0), after));
+        return Err(forgotten(shared, exact.unwrap_or(0), narrow, after));
     }
     // The watch cache answers RV=0 with everything.
     let limit = limit.filter(|_| version != Version::Any).and_then(|l| usize::try_from(l).ok());
     if faults.contains(&Fault::EmptyPage) && after.is_none() && limit.is_some() {
-        let next = Token { rv, namespace: String::new(), name: String::new() }.encode();
+        let next = Token { rv, narrow, namespace: String::new(), name: String::new() }.encode();
         return Ok(Page { items: Vec::new(), rv, next: Some(next), remaining: None });
     }
     let mut matching = table
@@ -127,7 +150,7 @@ pub(crate) async fn list(
     let remaining = matching.count();
     let next = last
         .filter(|_| remaining > 0)
-        .map(|key| Token { rv, namespace: key.namespace, name: key.name }.encode());
+        .map(|key| Token { rv, narrow, namespace: key.namespace, name: key.name }.encode());
     let remaining = (remaining > 0 && selector.is_empty()).then_some(remaining);
     Ok(Page { items, rv, next, remaining })
 }
@@ -156,7 +179,7 @@ fn read(
 }
 
 /// 410; for a continuation with a token that goes on from the present (K14).
-fn forgotten(shared: &Shared, rv: u64, after: Option<Key>) -> ApiError {
+fn forgotten(shared: &Shared, rv: u64, narrow: bool, after: Option<Key>) -> ApiError {
     let Some(after) = after else { return ApiError::expired(rv, shared.store.version()) };
     let mut error = ApiError::new(
         410,
@@ -165,39 +188,8 @@ fn forgotten(shared: &Shared, rv: u64, after: Option<Key>) -> ApiError {
          without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
          results.",
     );
-    let token = Token { rv: shared.store.version(), namespace: after.namespace, name: after.name };
+    let (rv, Key { namespace, name }) = (shared.store.version(), after);
+    let token = Token { rv, narrow, namespace, name };
     error.next = Some(token.encode());
     error
-}
-
-fn check_match(version: Version, rule: &str, token: &str) -> Result<(), ApiError> {
-    if !token.is_empty() && version != Version::Unset && version != Version::Any {
-        return Err(ApiError::bad_request(
-            "specifying resource version is not allowed when using continue",
-        ));
-    }
-    if rule.is_empty() {
-        return Ok(());
-    }
-    if !token.is_empty() {
-        return Err(ApiError::invalid_options(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden when continue is provided",
-        ));
-    }
-    match (rule, version) {
-        ("Exact" | "NotOlderThan", Version::Unset) => Err(ApiError::invalid_options(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        )),
-        ("Exact", Version::Any) => Err(ApiError::invalid_options(
-            "resourceVersionMatch",
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        ("Exact" | "NotOlderThan", _) => Ok(()),
-        (other, _) => Err(ApiError::invalid_options(
-            "resourceVersionMatch",
-            &format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""),
-        )),
-    }
 }

@@ -44,8 +44,10 @@ mod service;
 mod store;
 mod stream;
 mod table;
+mod target;
 mod time;
 mod validate;
+mod warnings;
 mod watch;
 mod write;
 

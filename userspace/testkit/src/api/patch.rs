@@ -56,6 +56,7 @@ pub(crate) fn json_patch(target: &mut Value, patch: &Value) -> Result<(), ApiErr
             "Invalid",
             format!("the server rejected our request due to an error in our request: {why}"),
         )
+        .bare()
     };
     let operations = patch
         .as_array()

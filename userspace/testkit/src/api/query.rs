@@ -4,10 +4,22 @@ use std::collections::HashMap;
 
 use axum::extract::Query as AxumQuery;
 use axum::http::Uri;
+use serde_json::json;
 
-use super::error::ApiError;
+use super::error::{ApiError, FieldError};
 use super::resource::Resource;
 use super::selector::Selector;
+
+/// The rule that goes with a version.
+const RULE: &str = "resourceVersionMatch";
+
+fn refused(problems: &[FieldError]) -> Result<(), ApiError> {
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid_options("ListOptions", problems))
+    }
+}
 
 /// `resourceVersion` as it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +75,87 @@ impl Query {
             "0" => Version::Any,
             text => Version::At(text.parse().map_err(|_| {
                 ApiError::bad_request(format!(
-                    "Invalid value: {text:?}: strconv.ParseUint: parsing: invalid syntax"
+                    "invalid resource version: {}",
+                    ApiError::garbage_version(text)
                 ))
             })?),
         })
+    }
+
+    /// The version where the real server looks at it only in its cache: a WATCH and a GET.
+    ///
+    /// # Errors
+    /// 500 for a version this server cannot have given out.
+    pub(crate) fn late_version(&self) -> Result<Version, ApiError> {
+        self.version().map_err(|_| ApiError::garbage_version(self.text("resourceVersion")))
+    }
+
+    /// The name, where the field selector takes only that one.
+    pub(crate) fn only_name(&self) -> Option<&str> {
+        let name = self.text("fieldSelector").strip_prefix("metadata.name=")?;
+        let name = name.strip_prefix('=').unwrap_or(name);
+        (!name.contains([',', '='])).then_some(name)
+    }
+
+    /// What a LIST may not say at once, after `ValidateListOptions` of apimachinery.
+    ///
+    /// # Errors
+    /// 422.
+    pub(crate) fn check_list_options(&self) -> Result<(), ApiError> {
+        let mut problems = Vec::new();
+        let mut refuse = |field, message| problems.push(FieldError::forbidden(field, message));
+        let rule = self.text(RULE);
+        if !rule.is_empty() {
+            if self.text("resourceVersion").is_empty() {
+                refuse(
+                    RULE,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                );
+            }
+            if !self.text("continue").is_empty() {
+                refuse(RULE, "resourceVersionMatch is forbidden when continue is provided");
+            }
+            if rule == "Exact" && self.text("resourceVersion") == "0" {
+                refuse(
+                    RULE,
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                );
+            }
+        }
+        if !self.text("sendInitialEvents").is_empty() {
+            refuse("sendInitialEvents", "sendInitialEvents is forbidden for list");
+        }
+        problems.extend(self.unknown_rule(&["Exact", "NotOlderThan"]));
+        refused(&problems)
+    }
+
+    /// What a WATCH may not say at once (K15).
+    ///
+    /// # Errors
+    /// 422.
+    pub(crate) fn check_watch_options(&self) -> Result<(), ApiError> {
+        let mut problems = Vec::new();
+        let mut refuse = |message| problems.push(FieldError::forbidden(RULE, message));
+        let (sends, rule) = (!self.text("sendInitialEvents").is_empty(), self.text(RULE));
+        if sends && rule != "NotOlderThan" {
+            refuse("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+        if !sends && !rule.is_empty() {
+            refuse(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        }
+        if !rule.is_empty() && !self.text("continue").is_empty() {
+            refuse("resourceVersionMatch is forbidden when continue is provided");
+        }
+        problems.extend(self.unknown_rule(&["NotOlderThan"]));
+        refused(&problems)
+    }
+
+    fn unknown_rule(&self, known: &[&str]) -> Option<FieldError> {
+        let rule = self.text(RULE);
+        let good = rule.is_empty() || known.contains(&rule);
+        (!good).then(|| FieldError::unsupported(RULE, &json!(rule), known))
     }
 
     /// # Errors

@@ -25,6 +25,7 @@ impl Form {
     /// 406 when none of what the client takes can be had.
     pub(crate) fn accepted(headers: &HeaderMap) -> Result<Self, ApiError> {
         let accept = headers.get("accept").and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+        let mut is_json = false;
         for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
             if !matches!(
@@ -33,6 +34,7 @@ impl Form {
             ) {
                 continue;
             }
+            is_json = true;
             let parameters: Vec<&str> = parts.collect();
             let given = |name: &str| {
                 parameters
@@ -49,7 +51,9 @@ impl Form {
             }
         }
         let message = "only the following media types are accepted: application/json";
-        Err(ApiError::new(406, "NotAcceptable", message))
+        let error = ApiError::new(406, "NotAcceptable", message);
+        // JSON, but in a form that there is not.
+        Err(if is_json { error } else { error.bare() })
     }
 
     /// One object.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::json::str_at;
 use super::resource::Resource;
+use super::validate::names::{is_label_value, is_qualified};
 
 #[derive(Clone, Debug, PartialEq)]
 enum Requirement {
@@ -12,6 +13,8 @@ enum Requirement {
     NotIn(String, Vec<String>),
     Exists(String),
     Missing(String),
+    /// A whole number, and whether the label's is to be above it, or below.
+    Beside(String, i64, bool),
 }
 
 /// What a LIST or WATCH asks for.
@@ -46,6 +49,10 @@ impl Selector {
             }
             Requirement::Exists(key) => label(key).is_some(),
             Requirement::Missing(key) => label(key).is_none(),
+            Requirement::Beside(key, bound, above) => {
+                let number: Option<i64> = label(key).and_then(|v| v.parse().ok());
+                number.is_some_and(|n| if *above { n > *bound } else { n < *bound })
+            }
         }) && self
             .fields
             .iter()
@@ -90,7 +97,14 @@ fn parse_labels(text: &str) -> Result<Vec<Requirement>, ApiError> {
             .map_or(rest.len(), |(at, _)| at);
         let (one, tail) = rest.split_at(end);
         requirements.push(parse_label(one.trim())?);
-        rest = tail.strip_prefix(',').unwrap_or(tail).trim();
+        rest = match tail.strip_prefix(',').map(str::trim) {
+            Some("") => {
+                let message = "found '', expected: identifier after ','";
+                return Err(ApiError::bad_request(message));
+            }
+            Some(rest) => rest,
+            None => tail.trim(),
+        };
     }
     Ok(requirements)
 }
@@ -99,14 +113,11 @@ fn parse_label(text: &str) -> Result<Requirement, ApiError> {
     let bad = || ApiError::bad_request(format!("unable to parse requirement: {text:?}"));
     let key = |k: &str| {
         let k = k.trim();
-        let good =
-            !k.is_empty() && k.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
-        if good { Ok(k.to_owned()) } else { Err(bad()) }
+        if is_qualified(k) { Ok(k.to_owned()) } else { Err(bad()) }
     };
     let value = |v: &str| {
         let v = v.trim();
-        let good = v.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        if good { Ok(v.to_owned()) } else { Err(bad()) }
+        if is_label_value(v) { Ok(v.to_owned()) } else { Err(bad()) }
     };
     if let Some((k, v)) = text.split_once("!=") {
         return Ok(Requirement::NotIn(key(k)?, vec![value(v)?]));
@@ -114,9 +125,13 @@ fn parse_label(text: &str) -> Result<Requirement, ApiError> {
     if let Some((k, v)) = text.split_once("==").or_else(|| text.split_once('=')) {
         return Ok(Requirement::In(key(k)?, vec![value(v)?]));
     }
+    if let Some((k, v)) = text.split_once(['<', '>']) {
+        let bound = v.trim().parse().map_err(|_| bad())?;
+        return Ok(Requirement::Beside(key(k)?, bound, text.contains('>')));
+    }
     if let Some(set) = text.strip_suffix(')') {
         let (head, values) = set.split_once('(').ok_or_else(bad)?;
-        let values = values.split(',').map(|v| v.trim().to_owned()).collect();
+        let values = values.split(',').map(value).collect::<Result<_, _>>()?;
         let mut words = head.split_whitespace();
         let (k, op) = (words.next().ok_or_else(bad)?, words.next().ok_or_else(bad)?);
         return match op {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderMap, Method};
+use axum::http::HeaderMap;
 use ipnet::IpNet;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -17,8 +17,9 @@ use super::controllers;
 use super::error::ApiError;
 use super::faults::{Faults, Verb};
 use super::http;
-use super::resource::{RESOURCES, Resource};
+use super::resource::RESOURCES;
 use super::store::Store;
+use super::target::Asked;
 
 /// How a server behaves. Start from `Options::default()`.
 #[derive(Clone, Debug)]
@@ -108,32 +109,6 @@ pub(crate) struct Shared {
     seen: Mutex<Vec<Seen>>,
 }
 
-/// The Status of a request that may not be made.
-pub(crate) fn forbidden(
-    user: &str,
-    method: &Method,
-    target: Option<(&Resource, &str)>,
-) -> ApiError {
-    let verb = match method.as_str() {
-        "GET" => "get",
-        "POST" => "create",
-        "PUT" => "update",
-        "PATCH" => "patch",
-        _ => "delete",
-    };
-    let (group, mut what) =
-        target.map_or(("", String::new()), |(r, _)| (r.group, r.plural.to_owned()));
-    if let Some((_, sub)) = target.filter(|(_, sub)| !sub.is_empty()) {
-        what = format!("{what}/{sub}");
-    }
-    let message = format!(
-        "{what} is forbidden: User \"{user}\" cannot {verb} resource \"{what}\" in API group \"{group}\" at the cluster scope"
-    );
-    let mut error = ApiError::new(403, "Forbidden", message);
-    error.details = json!({"kind": what, "group": group});
-    error
-}
-
 impl Shared {
     pub(crate) fn note(&self, seen: Seen) {
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,13 +123,13 @@ impl Shared {
     pub(crate) fn check_credentials(
         &self,
         headers: &HeaderMap,
-        method: &Method,
-        target: Option<(&Resource, &str)>,
+        asked: Asked<'_>,
     ) -> Result<(), ApiError> {
         let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
         let Some(token) = token.as_deref() else { return Ok(()) };
         match headers.get("authorization").map(|v| v.to_str().unwrap_or_default()) {
-            None => Err(forbidden("system:anonymous", method, target)),
+            None if asked.is_public() => Ok(()),
+            None => Err(asked.forbidden("system:anonymous")),
             Some(sent) if sent.strip_prefix("Bearer ") == Some(token) => Ok(()),
             Some(_) => Err(ApiError::new(401, "Unauthorized", "Unauthorized")),
         }

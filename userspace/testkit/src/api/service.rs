@@ -58,7 +58,7 @@ pub(crate) fn prepare(
         }
     } else {
         fill(value, &["spec", "internalTrafficPolicy"], "Cluster");
-        addresses(state, key, value, &mut problems);
+        addresses(state, key, value, old, &mut problems);
     }
     external_defaults(value);
     node_ports(state, key, value, &mut problems);
@@ -95,9 +95,17 @@ fn keep_allocated(value: &mut Value, old: &Value) {
     let was_external = str_at(old, "/spec/type") == "ExternalName";
     let is_external = str_at(value, "/spec/type") == "ExternalName";
     if !was_external && !is_external {
-        if str_at(value, "/spec/clusterIP").is_empty()
-            && array_at(value, "/spec/clusterIPs").is_empty()
-        {
+        let (was, now) = (str_at(old, "/spec/clusterIP"), str_at(value, "/spec/clusterIP"));
+        let list_stays = value.pointer("/spec/clusterIPs") == old.pointer("/spec/clusterIPs");
+        // One of the two alone is what the writer meant: the old name of the field, or nothing.
+        if list_stays && !now.is_empty() && now != was {
+            let now = now.to_owned();
+            set(value, &["spec", "clusterIPs"], json!([now]));
+        } else if list_stays && now.is_empty() {
+            set(value, &["spec", "clusterIP"], was);
+        }
+        let now = str_at(value, "/spec/clusterIP");
+        if (now.is_empty() || now == was) && array_at(value, "/spec/clusterIPs").is_empty() {
             for key in ["clusterIP", "clusterIPs"] {
                 if let Some(kept) = old.pointer(&format!("/spec/{key}")).cloned() {
                     set(value, &["spec", key], kept);
@@ -208,20 +216,57 @@ fn ranges(state: &State) -> (Vec<IpNet>, Vec<&'static str>) {
     (ranges, families)
 }
 
-fn addresses(state: &State, key: &Key, value: &mut Value, problems: &mut Vec<FieldError>) {
+/// What is wrong with the addresses that the writer named, against those the service has.
+fn misnamed(value: &Value, old: Option<&Value>, given: &[String]) -> Option<FieldError> {
+    let refuse = |field: &str, message| Some(FieldError::invalid(field, &json!(given), message));
+    let first = given.first().map_or("", String::as_str);
+    let named = str_at(value, "/spec/clusterIP");
+    if named.is_empty() && !given.is_empty() {
+        return refuse("spec.clusterIPs", "must be empty when `clusterIP` is not specified");
+    }
+    if named != first {
+        return refuse("spec.clusterIPs", "first value must match `clusterIP`");
+    }
+    if first != HEADLESS
+        && let Some(at) = given.iter().position(|text| text.parse::<IpAddr>().is_err())
+    {
+        let message = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+        return refuse(&format!("spec.clusterIPs[{at}]"), message);
+    }
+    let had =
+        strings(old.filter(|old| str_at(old, "/spec/type") != "ExternalName")?, "/spec/clusterIPs");
+    let policy = str_at(value, "/spec/ipFamilyPolicy");
+    if had.len() > 1 && given.len() == 1 && policy != "SingleStack" {
+        let message = "must be 'SingleStack' to release the secondary cluster IP";
+        return Some(FieldError::invalid("spec.ipFamilyPolicy", &json!(policy), message));
+    }
+    for (at, (had, now)) in had.iter().zip(given).enumerate() {
+        if had != now {
+            return refuse(&format!("spec.clusterIPs[{at}]"), "may not change once set");
+        }
+    }
+    None
+}
+
+fn addresses(
+    state: &State,
+    key: &Key,
+    value: &mut Value,
+    old: Option<&Value>,
+    problems: &mut Vec<FieldError>,
+) {
     let (ranges, cluster) = ranges(state);
     let mut given = strings(value, "/spec/clusterIPs");
     let first = str_at(value, "/spec/clusterIP").to_owned();
     if given.is_empty() && !first.is_empty() {
         given.push(first);
     }
-    let headless = given.first().is_some_and(|g| g == HEADLESS);
-    let wanted: Vec<IpAddr> = given.iter().filter_map(|g| g.parse().ok()).collect();
-    if !headless && wanted.len() != given.len() {
-        let message = "must be a valid IP address, \"None\" or empty";
-        problems.push(FieldError::invalid("spec.clusterIPs", &json!(given), message));
+    if let Some(problem) = misnamed(value, old, &given) {
+        problems.push(problem);
         return;
     }
+    let headless = given.first().is_some_and(|g| g == HEADLESS);
+    let wanted: Vec<IpAddr> = given.iter().filter_map(|g| g.parse().ok()).collect();
     let mut families = strings(value, "/spec/ipFamilies");
     for (at, address) in wanted.iter().enumerate() {
         match families.get(at) {
@@ -291,7 +336,7 @@ fn assign(
 ) {
     let mut chosen = Vec::new();
     for (at, wanted_family) in families.iter().enumerate() {
-        let field = format!("spec.clusterIPs[{at}]");
+        let field = "spec.clusterIPs";
         let own: Vec<IpNet> =
             ranges.iter().filter(|r| family(r.addr()) == wanted_family).copied().collect();
         let address = match wanted.get(at) {

@@ -25,7 +25,6 @@ use super::stream::{Closed, Lines};
 pub(crate) struct Watch {
     resource: &'static Resource,
     namespace: Option<String>,
-    name: Option<String>,
     selector: Selector,
     form: Form,
     version: Version,
@@ -41,25 +40,12 @@ impl Watch {
     pub(crate) fn new(
         resource: &'static Resource,
         namespace: Option<&str>,
-        name: Option<&str>,
         query: &Query,
         form: Form,
     ) -> Result<Self, ApiError> {
-        let version = query.version()?;
+        query.check_watch_options()?;
+        let version = query.late_version()?;
         let sends = query.text("sendInitialEvents");
-        let rule = query.text("resourceVersionMatch");
-        if !sends.is_empty() && rule != "NotOlderThan" {
-            return Err(ApiError::invalid_options(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        if sends.is_empty() && !rule.is_empty() {
-            return Err(ApiError::invalid_options(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
         let initial = match sends {
             "" => !matches!(version, Version::At(_)),
             _ => query.flag("sendInitialEvents"),
@@ -69,7 +55,6 @@ impl Watch {
         Ok(Self {
             resource,
             namespace: namespace.map(str::to_owned),
-            name: name.map(str::to_owned),
             selector: query.selector(resource)?,
             form,
             version,
@@ -87,9 +72,7 @@ impl Watch {
     }
 
     fn matches(&self, key: &super::store::Key, object: &Value) -> bool {
-        self.namespace.as_ref().is_none_or(|n| *n == key.namespace)
-            && self.name.as_ref().is_none_or(|n| *n == key.name)
-            && self.selector.matches(object)
+        self.namespace.as_ref().is_none_or(|n| *n == key.namespace) && self.selector.matches(object)
     }
 
     /// What the client sees of a change (K12).
@@ -157,15 +140,15 @@ impl Watch {
         lines.check_end()?;
         let mut versions = shared.store.versions();
         let bookmarks = self.bookmarks && !faults.contains(&Fault::NoBookmarks);
-        let mut cursor = if self.initial {
+        let (mut cursor, mut marked) = if self.initial {
             self.send_initial(shared, faults, lines).await?
         } else {
-            match self.version {
+            let from = match self.version {
                 Version::At(rv) => rv,
                 _ => shared.store.version(),
-            }
+            };
+            (from, from)
         };
-        let mut marked = cursor;
         let mut next_mark = Instant::now() + shared.options.bookmark_interval;
         // One more shortly before the end (K4).
         let mut last_mark = Some(deadline - Duration::from_secs(2).min(self.lasts / 2));
@@ -209,20 +192,21 @@ impl Watch {
         }
     }
 
-    /// Sends the objects there are; gives the version they are of.
+    /// Sends the objects there are; gives the version they are of, and the one that was said: from
+    /// the cache (RV=0), that may be the older one of the type's last change (K4).
     async fn send_initial(
         &self,
         shared: &Shared,
         faults: &[Fault],
         lines: &mut Lines,
-    ) -> Result<u64, Closed> {
+    ) -> Result<(u64, u64), Closed> {
         if let Version::At(rv) = self.version {
             if faults.contains(&Fault::TooLargeVersion) {
                 return Err(Closed::Error(ApiError::too_large(rv, shared.store.version())));
             }
             list::wait_for(shared, rv).await.map_err(Closed::Error)?;
         }
-        let (mut objects, rv) = shared.store.with(|state| {
+        let (mut objects, rv, told) = shared.store.with(|state| {
             if self.version == Version::Unset {
                 state.catch_up(self.resource.table);
             }
@@ -231,7 +215,9 @@ impl Watch {
                 .filter(|(key, object)| self.matches(key, object))
                 .map(|(_, object)| Arc::clone(object))
                 .collect();
-            (objects, state.rv())
+            let cached = self.version == Version::Any;
+            let told = if cached { state.reached(self.resource.table) } else { state.rv() };
+            (objects, state.rv(), told)
         });
         if faults.contains(&Fault::EmptyList) {
             objects.clear();
@@ -243,8 +229,8 @@ impl Watch {
             lines.event("ADDED", self.form.event(self.resource, &object)).await?;
         }
         if self.bookmarks && !faults.contains(&Fault::NoInitialEventsEnd) {
-            lines.bookmark(self.resource, rv, true).await?;
+            lines.bookmark(self.resource, told, true).await?;
         }
-        Ok(rv)
+        Ok((rv, told))
     }
 }

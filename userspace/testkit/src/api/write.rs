@@ -10,7 +10,42 @@ use super::ownership;
 use super::patch::{self, Kind};
 use super::resource::Resource;
 use super::store::{Key, State};
-use super::{apply, convert, decode, defaults, service, validate};
+use super::{apply, convert, decode, defaults, service, validate, warnings};
+
+/// What becomes of fields that the type does not have (fieldValidation).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// They are dropped, with a warning each.
+    #[default]
+    Warned,
+    /// They are dropped.
+    Dropped,
+    /// They are an error.
+    Refused,
+}
+
+impl Unknown {
+    /// What the client is told of these fields.
+    ///
+    /// # Errors
+    /// 400 where they are refused.
+    pub(crate) fn told(
+        self,
+        kind: &str,
+        version: &str,
+        fields: &[String],
+    ) -> Result<Vec<String>, ApiError> {
+        let told: Vec<String> = fields.iter().map(|f| format!("unknown field \"{f}\"")).collect();
+        match self {
+            Self::Refused if !told.is_empty() => Err(ApiError::bad_request(format!(
+                "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
+                told.join(", ")
+            ))),
+            Self::Dropped => Ok(Vec::new()),
+            _ => Ok(told),
+        }
+    }
+}
 
 /// What a client said about a write, beside the object.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +55,7 @@ pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     /// Take fields over in an apply.
     pub(crate) force: bool,
-    /// Unknown fields are an error.
-    pub(crate) strict: bool,
+    pub(crate) unknown: Unknown,
     /// "", "status" or "binding".
     pub(crate) subresource: String,
     /// Written past the front door: status may come with the rest.
@@ -58,25 +92,9 @@ fn decoded(
         return Err(ApiError::bad_request(message));
     }
     let unknown = decode::decode(resource, value)?;
-    if options.strict && !unknown.is_empty() {
-        let fields: Vec<String> =
-            unknown.iter().map(|f| format!("unknown field \"{f}\"")).collect();
-        return Err(ApiError::bad_request(format!(
-            "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
-            resource.kind,
-            resource.version,
-            resource.kind,
-            fields.join(", ")
-        )));
-    }
-    if resource.group == "events.k8s.io" {
-        let problems = validate::new_style_event(value);
-        if !problems.is_empty() {
-            return Err(ApiError::invalid(resource, str_at(value, "/metadata/name"), &problems));
-        }
-    }
+    let told = options.unknown.told(resource.kind, resource.version, &unknown)?;
     convert::to_stored(resource, value);
-    Ok(unknown.iter().map(|f| format!("unknown field \"{f}\"")).collect())
+    Ok(told)
 }
 
 /// Creates an object from what a client sent.
@@ -102,7 +120,7 @@ pub(crate) fn create(
     defaults::stamp(resource, &mut value);
     shape(state, resource, &key, &mut value, None)?;
     ownership::record(resource, &mut value, None, options);
-    warnings.extend(deprecations(resource, &value));
+    warnings.extend(warnings::of(resource, &value, true));
     let object = if options.dry_run { Arc::new(value) } else { state.put(resource, &key, value) };
     Ok(Written { object, created: true, warnings })
 }
@@ -135,11 +153,7 @@ fn in_namespace(state: &State, resource: &Resource, key: &Key) -> Result<(), Api
         return Err(ApiError::not_found(namespaces, &key.namespace));
     };
     if str_at(&namespace, "/status/phase") == "Terminating" {
-        let why = format!(
-            "unable to create new content in namespace {} because it is being terminated",
-            key.namespace
-        );
-        return Err(ApiError::forbidden(resource, &key.name, &why));
+        return Err(ApiError::terminating(resource, &key.name, &key.namespace));
     }
     Ok(())
 }
@@ -179,28 +193,6 @@ fn shape(
     }
 }
 
-fn deprecations(resource: &Resource, value: &Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if resource.plural == "endpoints" {
-        warnings.push(
-            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
-                .to_owned(),
-        );
-    }
-    if resource.plural == "services" {
-        if !array_at(value, "/spec/externalIPs").is_empty() {
-            warnings.push("spec.externalIPs is deprecated".to_owned());
-        }
-        if str_at(value, "/spec/trafficDistribution") == "PreferClose" {
-            warnings.push(
-                "spec.trafficDistribution: PreferClose is deprecated in v1.34+, use PreferSameZone"
-                    .to_owned(),
-            );
-        }
-    }
-    warnings
-}
-
 /// Replaces an object (PUT). Without one, Services, Leases and Events are created (K28).
 ///
 /// # Errors
@@ -227,7 +219,7 @@ pub(crate) fn replace(
         }
         return Err(ApiError::not_found(resource, &key.name));
     };
-    let warnings = decoded(resource, &mut value, options)?;
+    let mut warnings = decoded(resource, &mut value, options)?;
     let version = str_at(&value, "/metadata/resourceVersion");
     if resource.plural == "leases" && version.is_empty() {
         let field = FieldError::invalid(
@@ -235,9 +227,13 @@ pub(crate) fn replace(
             &json!(""),
             "must be specified for an update",
         );
-        return Err(ApiError::invalid(resource, &key.name, &[field]));
+        let mut error = ApiError::invalid(resource, &key.name, &[field]);
+        // Not the kind, here.
+        set(&mut error.details, &["kind"], resource.plural);
+        return Err(error);
     }
     let object = update(state, resource, key, &old, value, options)?;
+    warnings.extend(warnings::of(resource, &object, false));
     Ok(Written { object, created: false, warnings })
 }
 
@@ -274,8 +270,10 @@ pub(crate) fn patch(
         let problem = FieldError::invalid("metadata.uid", &json!(uid), "field is immutable");
         return Err(ApiError::invalid(resource, &key.name, &[problem]));
     }
-    let warnings = decoded(resource, &mut value, options)?;
+    let mut warnings = decoded(resource, &mut value, options)
+        .map_err(|error| ApiError::unreadable_patch(&error.message))?;
     let object = update(state, resource, key, &old, value, options)?;
+    warnings.extend(warnings::of(resource, &object, false));
     Ok(Written { object, created: false, warnings })
 }
 
@@ -355,8 +353,9 @@ pub(crate) fn store_changed(
     let grace =
         value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0);
     if going && !held && grace == 0 {
-        // DELETED still shows the finalizer.
-        return state.remove(resource, key).ok_or_else(|| ApiError::not_found(resource, &key.name));
+        // DELETED still shows the finalizer; the answer does not.
+        state.remove(resource, key).ok_or_else(|| ApiError::not_found(resource, &key.name))?;
+        return Ok(Arc::new(value));
     }
     Ok(state.put(resource, key, value))
 }

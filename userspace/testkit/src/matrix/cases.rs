@@ -63,17 +63,6 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// The kind of address, if it is one of a service.
-    pub(super) fn front(self) -> Option<Front> {
-        match self {
-            Self::ClusterIp => Some(Front::ClusterIp),
-            Self::NodePort(_) => Some(Front::NodePort),
-            Self::ExternalIp => Some(Front::ExternalIp),
-            Self::LoadBalancer => Some(Front::LoadBalancer),
-            _ => None,
-        }
-    }
-
     pub(super) fn label(self) -> String {
         match self {
             Self::Pod(name) => name.to_owned(),

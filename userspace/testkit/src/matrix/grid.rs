@@ -229,15 +229,13 @@ fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: 
         Target::NodePortAtBridge(_) => return listener(source),
         Target::UnknownPort => return Expected::Refused,
         Target::Unallocated => return Expected::Silence,
-        // Out there UDP is not served.
-        Target::LoadBalancer if case.proxied && way.protocol == Protocol::Udp => {
-            return Expected::Refused;
-        }
-        Target::LoadBalancer if case.proxied => return Expected::Passed,
-        _ => match target.front() {
-            Some(front) => front,
-            None => return Expected::NoAnswer,
-        },
+        // R19: not open there, and nobody's but the world's: neither refused nor dropped on the way.
+        Target::NodePortAtLoadBalancer => return outside(way),
+        Target::LoadBalancer if case.proxied => return outside(way),
+        Target::ClusterIp => Front::ClusterIp,
+        Target::NodePort(_) => Front::NodePort,
+        Target::ExternalIp => Front::ExternalIp,
+        Target::LoadBalancer => Front::LoadBalancer,
     };
     // A node's address is handled there, all others by the first node on the way.
     let node = match target {
@@ -257,6 +255,11 @@ fn must_see(case: &Case, target: Target, source: &Source, address: IpAddr, way: 
     expected(&case.rules, front, &place, &client)
 }
 
+/// What no node serves leaves the cluster; out there UDP is not served.
+fn outside(way: Way) -> Expected {
+    if way.protocol == Protocol::Udp { Expected::Refused } else { Expected::Passed }
+}
+
 /// The node's own server answers, and sees who asks.
 fn listener(source: &Source) -> Expected {
     let backends = [(LISTENER.to_owned(), source.name.to_owned())].into();
@@ -268,7 +271,7 @@ fn question(expected: &Expected, target: SocketAddr, way: Way) -> Question {
         Expected::Answers { sticky: true, .. } => (1, LEAST, LEAST, ANSWER_MS),
         Expected::Answers { backends, .. } => (backends.len(), LEAST, MOST, ANSWER_MS),
         Expected::Refused | Expected::Passed => (1, 2, 2, ANSWER_MS),
-        Expected::Silence | Expected::NoAnswer => (1, 2, 2, SILENCE_MS),
+        Expected::Silence => (1, 2, 2, SILENCE_MS),
     };
     Question { target, protocol: way.protocol, source: None, backends, least, most, timeout_ms }
 }
@@ -372,5 +375,9 @@ mod tests {
         assert_eq!(seen(local, Target::LoadBalancer, "office via n3"), "Silence");
         assert_eq!(seen("LoadBalancer for pods", Target::LoadBalancer, "node n1"), "Silence");
         assert_eq!(seen("LoadBalancer ipMode=Proxy", Target::LoadBalancer, "node n1"), "Passed");
+        // Somebody answers for certain, so that a refusal by a node is not taken for his.
+        let open = "LoadBalancer int=Cluster ext=Cluster";
+        assert_eq!(own("TCP6", open, Target::NodePortAtLoadBalancer), Expected::Passed);
+        assert_eq!(own("UDP4", open, Target::NodePortAtLoadBalancer), Expected::Refused);
     }
 }

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 pub use self::cases::Part;
+use self::cases::Target;
 pub use self::grid::From;
 pub use self::table::Outcome;
 
@@ -68,7 +69,8 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
     let _world = ways::world(cluster, &site)?;
     let mut cases = cases::cases();
     cases.retain(|case| options.only.is_empty() || options.only.contains(&case.part));
-    let (mut labels, mut cells, mut node_ports) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut labels, mut cells) = (Vec::new(), Vec::new());
+    let (mut node_ports, mut world_ports) = (Vec::new(), Vec::new());
     // Everybody and every pod know the way to one another before services are asked.
     let none = cases::no_service();
     let nowhere = scene::nowhere(&site);
@@ -85,6 +87,9 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
         if case.kind == Front::NodePort {
             node_ports.push(at.node_ports);
         }
+        if case.targets.contains(&Target::NodePortAtLoadBalancer) {
+            world_ports.push(at.node_ports);
+        }
         for target in &case.targets {
             cells.extend(grid::cells(labels.len(), case, *target, &at, &site, from));
             labels.push([case.label.clone(), target.label()]);
@@ -92,6 +97,8 @@ pub fn run(cluster: &Cluster, options: &Options, say: impl Fn(&str)) -> Result<O
     }
     cells.retain(wanted);
     let _listeners = ways::listeners(cluster, &node_ports)?;
+    let _outside =
+        if world_ports.is_empty() { None } else { Some(ways::outside(cluster, &world_ports)?) };
     if cluster.proxy() != Proxy::None {
         scene::settle(cluster, &site)?;
     }

@@ -127,8 +127,6 @@ pub enum Expected {
     Silence,
     /// No node's business: it leaves the cluster, and somebody out there answers.
     Passed,
-    /// Not the service's business: refused, unreachable or silence, but no answer.
-    NoAnswer,
 }
 
 /// What `client` must see that asks `front` of a service, where `place` handles the connection.
@@ -243,7 +241,6 @@ impl Expected {
             Self::Refused => seen.backends.is_empty() && failed == (true, false, false),
             Self::Silence => seen.backends.is_empty() && failed == (false, true, false),
             Self::Passed => seen.backends.keys().eq([WORLD]) && failed == (false, false, false),
-            Self::NoAnswer => seen.backends.is_empty() && failed != (false, false, false),
         }
     }
 }

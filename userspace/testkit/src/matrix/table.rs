@@ -129,7 +129,6 @@ fn expected(expected: &Expected, source: &Source) -> String {
         Expected::Refused => "refused".to_owned(),
         Expected::Silence => "silence".to_owned(),
         Expected::Passed => "passed on".to_owned(),
-        Expected::NoAnswer => "closed".to_owned(),
     }
 }
 

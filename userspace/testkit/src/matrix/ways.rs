@@ -75,6 +75,15 @@ pub(super) fn listeners(cluster: &Cluster, node_ports: &[[u16; 3]]) -> Result<Ve
     nodes.map(start).collect()
 }
 
+/// Servers of the world at these node ports, which no node serves at addresses out there. They end
+/// when dropped.
+pub(super) fn outside(cluster: &Cluster, node_ports: &[[u16; 3]]) -> Result<Process> {
+    let world = Netns::open(&cluster.dir().join("netns").join(WORLD))?;
+    let ports = node_ports.iter().flat_map(|[tcp, _, sctp]| [("--tcp", *tcp), ("--sctp", *sctp)]);
+    let ports: Vec<(&str, u16)> = ports.collect();
+    echo(WORLD, &ports, cluster.program(), |spec| cluster.keeper().spawn(&world, spec))
+}
+
 /// Starts an echo server and waits until it listens; ports are its flags and their values.
 fn echo(
     name: &str,

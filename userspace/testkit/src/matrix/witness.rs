@@ -61,6 +61,8 @@ pub(super) fn difference(
 ) -> Option<Difference> {
     let answered = matches!(expected, Expected::Answers { .. });
     match target {
+        // No rule of kube-proxy's is met on the way to the world.
+        Target::NodePortAtLoadBalancer => None,
         _ if source.kind == From::Node && way.protocol == Protocol::Udp && !answered => {
             Some(Difference::OwnDatagrams)
         }

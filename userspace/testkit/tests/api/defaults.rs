@@ -239,7 +239,7 @@ fn services_that_the_server_refuses() {
         );
         assert!(reply.body["details"]["causes"][0]["field"].is_string(), "{what}: {}", reply.text);
     }
-    let blanks = json!({"loadBalancerSourceRanges": [" 10.0.0.0/8 "], "ports": [{"port": 1}]});
+    let blanks = json!({"type": "LoadBalancer", "loadBalancerSourceRanges": [" 10.0.0.0/8 "], "ports": [{"port": 1}]});
     assert_eq!(
         spec(&server, "blanks", blanks)["spec"]["loadBalancerSourceRanges"][0],
         " 10.0.0.0/8 ",

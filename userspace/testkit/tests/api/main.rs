@@ -12,5 +12,6 @@ mod kube_client;
 mod kubectl;
 mod lists;
 mod raw;
+mod refusals;
 mod watches;
 mod writes;

@@ -6,6 +6,7 @@
 use sluice_testkit::cluster::ApiServer;
 
 mod contract;
+mod plane;
 #[path = "../conformance/rig.rs"]
 #[expect(dead_code, reason = "the same words as in the conformance tests, not all of them here")]
 mod rig;

@@ -14,6 +14,7 @@ use sluice_testkit::cluster::process::{Process, Spec};
 use sluice_testkit::cluster::rights::{MANIFEST, Rights, objects};
 use sluice_testkit::cluster::topology::api_address;
 
+use crate::contract;
 use crate::rig::{Rig, rig};
 
 /// The agents' user.
@@ -64,6 +65,18 @@ fn without(lost: &Right) -> String {
     all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
 }
 
+/// What an answer says of a right; none where it says nothing: the server is starting, or has too
+/// much to do.
+fn let_in(code: u64) -> Option<bool> {
+    match code {
+        // Not there, there already, expired, not reached yet: looked at, and so let in.
+        0..400 | 404 | 409 | 410 | 504 => Some(true),
+        429 | 500.. => None,
+        // 401 and 403; and 400 and 422, which no request of an agent may come to.
+        _ => Some(false),
+    }
+}
+
 /// What agents have asked for since a place in the audit, and whether they were let.
 fn asked(rig: &Rig, since: usize) -> BTreeSet<(Right, bool)> {
     let (server, ..) = rig.cluster.api().real().unwrap();
@@ -72,18 +85,53 @@ fn asked(rig: &Rig, since: usize) -> BTreeSet<(Right, bool)> {
     };
     let lines = server.audit().unwrap();
     let own = lines.iter().skip(since).filter(|line| line["user"]["username"] == USER);
-    own.map(|line| {
+    own.filter_map(|line| {
         let right = (
             text(line, "/verb"),
             text(line, "/objectRef/apiGroup"),
             text(line, "/objectRef/resource"),
         );
-        (right, line["responseStatus"]["code"] != 403)
+        Some((right, let_in(line["responseStatus"]["code"].as_u64().unwrap_or_default())?))
     })
     .collect()
 }
 
-fn lines(rig: &Rig) -> usize {
+/// Nobody asked for more than is granted since a place in the audit, nor was refused anything, nor
+/// came without credentials.
+pub(crate) fn within_rights(rig: &Rig, since: usize) {
+    let granted = granted(MANIFEST);
+    let others: Vec<_> = asked(rig, since)
+        .into_iter()
+        .filter(|(right, let_in)| !granted.contains(right) || !let_in)
+        .collect();
+    assert!(others.is_empty(), "asked for, but not granted, or refused: {others:?}");
+    let (server, ..) = rig.cluster.api().real().unwrap();
+    let lines = server.audit().unwrap();
+    let anonymous: Vec<&Value> = lines
+        .iter()
+        .skip(since)
+        .filter(|line| line["user"]["username"] == "system:anonymous")
+        // The contract asks as nobody on purpose.
+        .filter(|line| line["userAgent"] != contract::AGENT)
+        .collect();
+    assert!(anonymous.is_empty(), "asked by nobody: {anonymous:?}");
+}
+
+/// The Events that agents have written about an object, in the API's own form.
+fn told(rig: &Rig, about: &str) -> Vec<Value> {
+    let (_, _, remote) = rig.cluster.api().real().unwrap();
+    let path = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let list = remote.insist(Method::GET, path, "application/json", &Value::Null).unwrap();
+    let all = list["items"].as_array().unwrap().clone();
+    all.into_iter()
+        .filter(|event| {
+            event["reportingController"] == "sluice" && event["regarding"]["name"] == about
+        })
+        .collect()
+}
+
+/// How long the audit is by now.
+pub(crate) fn lines(rig: &Rig) -> usize {
     rig.cluster.api().real().unwrap().0.audit().unwrap().len()
 }
 
@@ -145,13 +193,42 @@ fn k30_agents_ask_for_all_that_they_may_and_for_nothing_else() {
     let (since, granted) = (lines(rig), granted(MANIFEST));
     exercise(rig, since, |asked| {
         granted.iter().all(|right| asked.contains(&(right.clone(), true)))
+            && told(rig, "health").iter().any(is_again)
     });
-    let others: Vec<_> = asked(rig, 0)
-        .into_iter()
-        .filter(|(right, let_in)| !granted.contains(right) || !let_in)
-        .collect();
-    assert!(others.is_empty(), "asked for, but not granted: {others:?}");
+    within_rights(rig, 0);
+    events_are_read_back(rig);
     rig.remove("health");
+}
+
+/// Told once more, by the only update that there is (K29).
+fn is_again(event: &Value) -> bool {
+    event["series"]["count"].as_u64() >= Some(2)
+}
+
+/// K29: what agents tell is stored as they tell it; the second start told it once more.
+fn events_are_read_back(rig: &Rig) {
+    let (port, start) = (told(rig, "health"), told(rig, NODE));
+    assert!(!port.is_empty() && !start.is_empty(), "{port:?} {start:?}");
+    for event in port.iter().chain(&start) {
+        for field in ["reason", "action", "note", "type", "eventTime"] {
+            assert!(!event[field].as_str().unwrap_or_default().is_empty(), "{field}: {event}");
+        }
+    }
+    let again = port.iter().find(|event| is_again(event));
+    let again = again.unwrap_or_else(|| panic!("none was told twice: {port:?}"));
+    assert_eq!(again["type"], "Warning", "{again}");
+    assert!(again["series"]["lastObservedTime"].is_string(), "{again}");
+    assert_eq!(again["regarding"]["kind"], "Service", "{again}");
+    assert!(again["reportingInstance"].as_str().unwrap().contains(NODE), "{again}");
+}
+
+#[test]
+fn codes_that_say_nothing_of_a_right_and_those_that_do() {
+    let of =
+        |codes: &[u64]| -> Vec<Option<bool>> { codes.iter().map(|code| let_in(*code)).collect() };
+    assert_eq!(of(&[200, 201, 404, 409, 410, 504]), [Some(true); 6]);
+    assert_eq!(of(&[400, 401, 403, 422]), [Some(false); 4]);
+    assert_eq!(of(&[429, 500, 503]), [None; 3]);
 }
 
 #[test]

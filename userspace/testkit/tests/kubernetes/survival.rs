@@ -1,27 +1,33 @@
 //! What happens to the API server, under traffic that must not notice; the data plane equals the
 //! objects afterwards. K numbers are those of the watch's own tests.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::MutexGuard;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use axum::http::Method;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_testkit::api::real::{Part, RealServer};
+use sluice_testkit::cluster::topology::api_address;
 use sluice_testkit::cluster::{Remote, rights::Rights};
 use sluice_testkit::traffic::{Load, Plan, Running, start};
 
+use crate::plane;
 use crate::rig::{Rig, WAYS, Way, rig, until};
+use crate::rights;
 
 const CLIENT: &str = "client-n1";
 /// Time for the API server to come up, and for agents to find it: their longest pause is a minute.
 pub(crate) const UP: Duration = Duration::from_secs(180);
 /// Variable: how long the API is away in the test of its absence, seconds.
 const ABSENCE: &str = "SLUICE_TEST_ABSENCE_S";
-/// The usual absence: longer than any time-out of a connection (30 s).
-const ABSENCE_S: u64 = 40;
+/// The usual absence: ten minutes, longer than any watch lasts and than agents ever pause.
+const ABSENCE_S: u64 = 600;
 
 /// The real server, the agents' rights, and a way in.
 fn real(rig: &Rig) -> (&RealServer, &Rights, &Remote) {
@@ -83,6 +89,55 @@ fn settle(rig: &Rig, addresses: &[IpAddr], backends: &[&str]) {
             rig.settle_within(client, at, way, backends, UP);
         }
     }
+    // And whatever else there is, on all nodes.
+    plane::settle(rig, UP);
+}
+
+/// How often each agent has been told that the version of a type that it knows has expired (K5).
+fn expired(rig: &Rig) -> BTreeMap<(String, &'static str), usize> {
+    let mut told = BTreeMap::new();
+    for node in rig.cluster.nodes() {
+        let log = node.agent_config().unwrap().state_dir.join("agent.log");
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        for resource in ["services", "endpointslices"] {
+            let about = format!("resource=\"{resource}\"");
+            let own = |line: &&str| line.contains("version expired") && line.contains(&about);
+            told.insert((node.name().to_owned(), resource), log.lines().filter(own).count());
+        }
+    }
+    told
+}
+
+/// The server's newest version (K3: decimal in the real one).
+fn newest(rig: &Rig) -> u64 {
+    let (_, _, remote) = real(rig);
+    let list =
+        remote.insist(Method::GET, "/api/v1/nodes?limit=1", "application/json", &Value::Null);
+    list.unwrap()["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
+
+/// The cluster for a test of survival, which agents come through within their rights.
+struct Survival {
+    rig: MutexGuard<'static, Option<Rig>>,
+    since: usize,
+}
+
+impl Survival {
+    fn begin() -> Option<Self> {
+        let rig = rig()?;
+        let since = rights::lines(rig.as_ref().unwrap());
+        Some(Self { rig, since })
+    }
+
+    fn rig(&self) -> &Rig {
+        self.rig.as_ref().unwrap()
+    }
+
+    /// K30: also what agents ask for after restarts, 410s and restores is granted, and nothing else
+    /// was asked.
+    fn end(self) {
+        rights::within_rights(self.rig(), self.since);
+    }
 }
 
 /// What an agent says of itself.
@@ -118,7 +173,8 @@ fn without(rig: &Rig, parts: &[Part], signal: Signal, meanwhile: impl FnOnce(&Re
     remote.wait_ready(UP, || server.alive()).unwrap();
 }
 
-/// Lets the agents hear nothing, as behind a cable that is pulled, while something happens.
+/// Lets the agents hear nothing, as behind a cable that is pulled, while something happens: what the
+/// server still sends does not wait for them in their sockets either.
 fn deaf(rig: &Rig, meanwhile: impl FnOnce()) {
     let all = |signal| {
         for node in rig.cluster.nodes() {
@@ -126,14 +182,19 @@ fn deaf(rig: &Rig, meanwhile: impl FnOnce()) {
         }
     };
     all(Signal::SIGSTOP);
+    let api = api_address().to_string();
+    for node in rig.cluster.nodes() {
+        let cut = || Command::new("ss").args(["-K", "dst", &api]).output();
+        assert!(node.netns().run(cut).unwrap().unwrap().status.success(), "ss -K");
+    }
     meanwhile();
     all(Signal::SIGCONT);
 }
 
 #[test]
 fn k31_the_server_is_restarted_and_killed() {
-    let Some(rig) = rig() else { return };
-    let rig = rig.as_ref().unwrap();
+    let Some(survival) = Survival::begin() else { return };
+    let rig = survival.rig();
     let stays = service(rig, "stays", &["web-3"]);
     // Asked to end, the server keeps watches for a minute (K31).
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
@@ -151,16 +212,18 @@ fn k31_the_server_is_restarted_and_killed() {
         traffic.finish(&format!("restart by {signal}"));
     }
     rig.remove("stays");
+    survival.end();
 }
 
 #[test]
 fn k5_all_that_agents_know_is_compacted_away() {
-    let Some(rig) = rig() else { return };
-    let rig = rig.as_ref().unwrap();
+    let Some(survival) = Survival::begin() else { return };
+    let rig = survival.rig();
     let (server, ..) = real(rig);
     let stays = service(rig, "stays", &["web-3"]);
     let goes = service(rig, "goes", &["web-1"]);
     let traffic = Traffic::start(rig, &stays);
+    let before = expired(rig);
     let mut comes = Vec::new();
     deaf(rig, || {
         rig.remove("goes");
@@ -174,15 +237,21 @@ fn k5_all_that_agents_know_is_compacted_away() {
     settle(rig, &comes, &["web-1"]);
     settle(rig, &stays, &["web-2", "web-3"]);
     settle(rig, &goes, &[]);
+    // Whoever has waited before asking again is told so later.
+    until("410 for Services and slices at every agent", UP, || {
+        expired(rig).iter().all(|(of, now)| *now > before[of])
+    });
+    plane::settle(rig, UP);
     traffic.finish("compaction");
     rig.remove("comes");
     rig.remove("stays");
+    survival.end();
 }
 
 #[test]
 fn k19_the_api_is_away_for_long_and_agents_are_started_meanwhile() {
-    let Some(rig) = rig() else { return };
-    let rig = rig.as_ref().unwrap();
+    let Some(survival) = Survival::begin() else { return };
+    let rig = survival.rig();
     let told = std::env::var(ABSENCE).ok().and_then(|text| text.parse().ok());
     let absence = Duration::from_secs(told.unwrap_or(ABSENCE_S));
     let stays = service(rig, "stays", &["web-3"]);
@@ -201,6 +270,7 @@ fn k19_the_api_is_away_for_long_and_agents_are_started_meanwhile() {
     settle(rig, &stays, &["web-2", "web-3"]);
     traffic.finish(&format!("{absence:?} without the API"));
     rig.remove("stays");
+    survival.end();
 }
 
 /// How an older state is put back.
@@ -213,8 +283,8 @@ struct Restore {
 }
 
 fn restore(how: Restore) {
-    let Some(rig) = rig() else { return };
-    let rig = rig.as_ref().unwrap();
+    let Some(survival) = Survival::begin() else { return };
+    let rig = survival.rig();
     let (server, ..) = real(rig);
     let stays = service(rig, "stays", &["web-3"]);
     let goes = service(rig, "goes", &["web-1"]);
@@ -227,6 +297,7 @@ fn restore(how: Restore) {
     rig.endpoints("stays", &["web-2", "web-3"]);
     settle(rig, &stays, &["web-2", "web-3"]);
     settle(rig, &goes, &[]);
+    let known = newest(rig);
     let back = || {
         without(rig, &Part::ALL, Signal::SIGKILL, |server| {
             server.restore(&saved, how.bump).unwrap();
@@ -235,13 +306,21 @@ fn restore(how: Restore) {
     if how.passed {
         deaf(rig, || {
             back();
-            for change in 0..60 {
+            let began = newest(rig);
+            assert!(began < known, "version {began} is not one of before {known}");
+            let mut change = 0;
+            while newest(rig) <= known {
                 let label = json!({ "metadata": { "labels": { "change": change.to_string() } } });
                 rig.cluster.api().merge("nodes", "", "n3", "", &label).unwrap();
+                change += 1;
+                assert!(change < 10_000, "version {known} is not passed");
             }
+            println!("versions went from {known} back to {began} and past it by {change} changes");
         });
     } else {
         back();
+        let now = newest(rig);
+        assert_eq!(now > known, how.bump, "version {known} before, {now} after");
     }
     settle(rig, &goes, &["web-1"]);
     settle(rig, &stays, &["web-3"]);
@@ -252,6 +331,7 @@ fn restore(how: Restore) {
     traffic.finish(&format!("{how:?}"));
     rig.remove("goes");
     rig.remove("stays");
+    survival.end();
 }
 
 #[test]
@@ -271,8 +351,8 @@ fn k32_an_older_state_is_restored_and_revisions_pass_those_that_agents_know() {
 
 #[test]
 fn k10_the_token_is_rotated_and_the_old_one_worth_nothing() {
-    let Some(rig) = rig() else { return };
-    let rig = rig.as_ref().unwrap();
+    let Some(survival) = Survival::begin() else { return };
+    let rig = survival.rig();
     let (_, rights, _) = real(rig);
     let stays = service(rig, "stays", &["web-3"]);
     let traffic = Traffic::start(rig, &stays);
@@ -285,4 +365,5 @@ fn k10_the_token_is_rotated_and_the_old_one_worth_nothing() {
     settle(rig, &stays, &["web-2", "web-3"]);
     traffic.finish("rotation");
     rig.remove("stays");
+    survival.end();
 }

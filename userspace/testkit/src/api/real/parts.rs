@@ -22,11 +22,13 @@ const CONTROLLERS: [&str; 6] = [
     "service-cidr-controller",
 ];
 
-/// Which requests are noted: all of service accounts in kube-system, where the agents' is.
+/// Which requests are noted: all of service accounts in kube-system, where the agents' is, and all
+/// that come without credentials, which agents always have (K10).
 pub(super) const AUDIT: &str = r#"{
   "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
   "rules": [
-    { "level": "Metadata", "userGroups": ["system:serviceaccounts:kube-system"] },
+    { "level": "Metadata", "userGroups": ["system:serviceaccounts:kube-system", "system:unauthenticated"] },
+    { "level": "Metadata", "users": ["system:anonymous"] },
     { "level": "None" }
   ]
 }

@@ -15,19 +15,19 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// A version that no server has reached.
 const FUTURE: &str = "999999999999999999";
 
-fn names(list: &Value) -> Value {
+pub(super) fn names(list: &Value) -> Value {
     let items = list["items"].as_array().into_iter().flatten();
     let mut names: Vec<&str> = items.filter_map(|item| item["metadata"]["name"].as_str()).collect();
     names.sort_unstable();
     json!(names)
 }
 
-fn version(object: &Value) -> String {
+pub(super) fn version(object: &Value) -> String {
     object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Type, name and labels of events: enough where the objects were compared before.
-fn brief(events: &[Value]) -> Value {
+pub(super) fn brief(events: &[Value]) -> Value {
     let mut brief: Vec<Value> = events
         .iter()
         .map(|event| {
@@ -50,6 +50,8 @@ pub(super) async fn selectors(wire: &mut Wire) {
         (services(), "labelSelector=x%21%3Dy"),
         (services(), "labelSelector=x%20in%20(y,z)"),
         (services(), "labelSelector=x%20notin%20(y)"),
+        (services(), "labelSelector=x%3E5"),
+        (services(), "labelSelector=x%3C5"),
         (services(), "fieldSelector=spec.clusterIP%21%3DNone"),
         (services(), "fieldSelector=spec.type%3DNodePort"),
         (services(), "fieldSelector=metadata.name%3Ddual"),
@@ -63,6 +65,12 @@ pub(super) async fn selectors(wire: &mut Wire) {
         (services(), "fieldSelector=spec.ports%3D80"),
         (slices(), "fieldSelector=addressType%3DIPv4"),
         (services(), "labelSelector=x%3D%3D%3Dy"),
+        (services(), "labelSelector=x%3Ey"),
+        (services(), "labelSelector=a%2Fb%2Fc"),
+        (services(), "labelSelector=x%3D-y"),
+        (services(), "labelSelector=x,"),
+        (services(), "resourceVersion=5&resourceVersionMatch=Some"),
+        (services(), "sendInitialEvents=true"),
         (services(), "limit=-1"),
         (services(), "resourceVersion=soon"),
         (services(), "resourceVersionMatch=Exact"),
@@ -92,6 +100,20 @@ pub(super) async fn pages(wire: &mut Wire) {
         )
         .await;
     wire.note("limit does not count for any version", names(&any));
+    // K1: with a limit, a version means exactly that one.
+    let old = version(&whole);
+    wire.post("later than the list", &services(), &service("a-later", json!({}))).await;
+    for rule in ["", "&resourceVersionMatch=NotOlderThan", "&resourceVersionMatch=Exact"] {
+        let path = format!("{}?limit=2&resourceVersion={old}{rule}", services());
+        let (code, page) = wire.ask(Method::GET, &path, "json", &Value::Null).await;
+        let of_old = version(&page) == old;
+        wire.note(&format!("a page at a version{rule}"), json!([code, names(&page), of_old]));
+    }
+    // K14: a token is a place below its own path.
+    let path = format!("/api/v1/services?limit=100&continue={token}");
+    let (code, page) = wire.ask(Method::GET, &path, "json", &Value::Null).await;
+    wire.note("a namespace's token in all", json!([code, names(&page)]));
+    wire.delete("no later", &format!("{}/a-later", services())).await;
     let path = format!(
         "{}?resourceVersion={}&resourceVersionMatch=NotOlderThan",
         services(),
@@ -121,6 +143,12 @@ pub(super) async fn watches(wire: &mut Wire) {
         let count = names(&list).as_array().map_or(0, Vec::len);
         let events = watch.take(count).await;
         wire.note(&format!("a watch from {name} begins with what is there"), brief(&events));
+        let query = format!("watch=1&allowWatchBookmarks=true{query}");
+        let mut watch = wire.watch(&format!("{}?{query}", slices())).await;
+        let events = watch.take(count).await;
+        wire.note(&format!("with bookmarks, a watch from {name}, too"), brief(&events));
+        let end = watch.next().await;
+        wire.note(&format!("and the end of what is there is marked, from {name}"), end);
     }
 }
 
@@ -179,23 +207,25 @@ pub(super) async fn transitions(wire: &mut Wire) {
 
 /// K4, K7: the end of a watch, and a bookmark before it.
 pub(super) async fn bookmarks(wire: &mut Wire) {
-    let (_, list) = wire.ask(Method::GET, &slices(), "json", &Value::Null).await;
-    let path = format!(
-        "{}?watch=1&allowWatchBookmarks=true&timeoutSeconds=4&resourceVersion={}",
-        slices(),
-        version(&list)
-    );
-    let mut watch = wire.watch(&path).await;
-    wire.post("before the end", &slices(), &slice("late", "plain", json!([]))).await;
-    let events = watch.take(2).await;
-    wire.note("an event and a bookmark", json!(events));
-    // There may be more than one bookmark.
-    let mut end = watch.next().await;
-    while end["type"] == "BOOKMARK" {
-        end = watch.next().await;
+    for (kind, base, late) in [
+        ("slices", slices(), slice("late", "plain", json!([]))),
+        ("Services", services(), service("late", json!({}))),
+    ] {
+        let (_, list) = wire.ask(Method::GET, &base, "json", &Value::Null).await;
+        let query = "watch=1&allowWatchBookmarks=true&timeoutSeconds=4";
+        let path = format!("{base}?{query}&resourceVersion={}", version(&list));
+        let mut watch = wire.watch(&path).await;
+        wire.post(&format!("{kind}: before the end"), &base, &late).await;
+        let events = watch.take(2).await;
+        wire.note(&format!("{kind}: an event and a bookmark"), json!(events));
+        // There may be more than one bookmark.
+        let mut end = watch.next().await;
+        while end["type"] == "BOOKMARK" {
+            end = watch.next().await;
+        }
+        wire.note(&format!("{kind}: the end"), end);
+        wire.delete(&format!("{kind}: after the end"), &format!("{base}/late")).await;
     }
-    wire.note("the end", end);
-    wire.delete("after the end", &format!("{}/late", slices())).await;
 }
 
 /// K6, K32.
@@ -216,20 +246,30 @@ pub(super) async fn the_future(wire: &mut Wire) {
     wire.note("a watch of the future", json!([watch.code, silence]));
 }
 
-/// K5, in both ways.
-pub(super) async fn the_past(wire: &mut Wire, forget: &dyn Fn()) {
-    let first = wire.get("a page of old", &format!("{}?limit=3", services())).await;
-    for number in 0..3 {
-        let name = format!("passing-{number}");
-        wire.post(&name, &services(), &service(&name, json!({}))).await;
-    }
-    forget();
+/// K5, in both ways: what is asked when the server has forgotten all but the newest. `token` goes on
+/// with a list of before.
+pub(super) async fn the_past(wire: &mut Wire, token: &str) {
     let exact = format!("{}?resourceVersion=1&resourceVersionMatch=Exact", services());
     wire.get("an exact list of the past", &exact).await;
+    let more = |token: &str| format!("{}?limit=500&continue={token}", services());
+    let expired = wire.get("the next page of a list of the past", &more(token)).await;
+    let next = expired["metadata"]["continue"].as_str().unwrap_or_default();
+    wire.note("another token is offered", json!(!next.is_empty()));
+    let (code, rest) = wire.ask(Method::GET, &more(next), "json", &Value::Null).await;
+    wire.note("with it, the rest as it is now", json!([code, names(&rest)]));
     let mut watch = wire.watch(&format!("{}?watch=1&resourceVersion=1", services())).await;
     let event = watch.next().await;
     wire.note("a watch of the past", json!([watch.code, event]));
     let end = watch.next().await;
     wire.note("and its end", end);
-    assert!(!version(&first).is_empty());
+}
+
+/// A token that the server is to forget, and changes after it.
+pub(super) async fn to_be_past(wire: &mut Wire) -> String {
+    let first = wire.get("a page of old", &format!("{}?limit=3", services())).await;
+    for number in 0..3 {
+        let name = format!("passing-{number}");
+        wire.post(&name, &services(), &service(&name, json!({}))).await;
+    }
+    first["metadata"]["continue"].as_str().unwrap_or_default().to_owned()
 }

@@ -1,9 +1,10 @@
 //! Requests to either server, and what comes back, freed of what no two servers share: versions,
 //! identities, times, addresses, wordings.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use axum::http::{Method, Request, header};
+use axum::http::{HeaderMap, HeaderName, Method, Request, header};
 use futures::AsyncBufReadExt as _;
 use futures::io::Lines;
 use futures::{AsyncBufRead, StreamExt as _, TryStreamExt as _};
@@ -39,16 +40,44 @@ impl Wire {
         kind: &str,
         body: &Value,
     ) -> (u16, Value) {
+        let (code, _, body) = self.whole(method, path, kind, body).await;
+        (code, body)
+    }
+
+    /// Makes a request; its status, the headers that say something, and its body.
+    async fn whole(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: &Value,
+    ) -> (u16, Value, Value) {
         let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let request = Request::builder().method(method).uri(path);
         let request = request.header(header::CONTENT_TYPE, format!("application/{kind}"));
-        let answer = self.client.send(request.body(Body::from(bytes)).unwrap()).await.unwrap();
-        let code = answer.status().as_u16();
+        self.answer(request.body(Body::from(bytes)).unwrap()).await
+    }
+
+    async fn answer(&self, request: Request<Body>) -> (u16, Value, Value) {
+        let answer = self.client.send(request).await.unwrap();
+        let (code, headers) = (answer.status().as_u16(), spoken(answer.headers()));
         // Where a refusal is asked for, there may be a watch, which has no end.
-        match tokio::time::timeout(LINE, answer.into_body().collect_bytes()).await {
-            Ok(bytes) => (code, serde_json::from_slice(&bytes.unwrap()).unwrap_or_default()),
-            Err(_) => (code, json!("a stream")),
-        }
+        let body = match tokio::time::timeout(LINE, answer.into_body().collect_bytes()).await {
+            Ok(bytes) => {
+                let bytes = bytes.unwrap();
+                let text = || json!(String::from_utf8_lossy(&bytes));
+                serde_json::from_slice(&bytes).unwrap_or_else(|_| text())
+            }
+            Err(_) => json!("a stream"),
+        };
+        (code, headers, body)
+    }
+
+    /// Reads in the form that is asked for; the normal answer.
+    pub(super) async fn accepting(&self, path: &str, accept: &str) -> Value {
+        let request = Request::get(path).header(header::ACCEPT, accept).body(Body::empty());
+        let (code, headers, body) = self.answer(request.unwrap()).await;
+        json!({ "code": code, "headers": headers, "body": normal(&body) })
     }
 
     /// Makes a request and notes its answer; the body as it is.
@@ -60,8 +89,8 @@ impl Wire {
         kind: &str,
         body: &Value,
     ) -> Value {
-        let (code, answer) = self.ask(method, path, kind, body).await;
-        self.note(name, json!({ "code": code, "body": normal(&answer) }));
+        let (code, headers, answer) = self.whole(method, path, kind, body).await;
+        self.note(name, json!({ "code": code, "headers": headers, "body": normal(&answer) }));
         answer
     }
 
@@ -136,16 +165,33 @@ pub(super) fn normal(value: &Value) -> Value {
     }
 }
 
-/// A Status says the same by code, reason and causes; its words are for people.
+/// The headers by which a server says something beside the body.
+fn spoken(headers: &HeaderMap) -> Value {
+    let of = |name: HeaderName| -> Vec<String> {
+        let all = headers.get_all(name).iter();
+        all.map(|value| value.to_str().unwrap_or_default().to_owned()).collect()
+    };
+    json!({
+        "content-type": of(header::CONTENT_TYPE), "retry-after": of(header::RETRY_AFTER),
+        "warning": of(header::WARNING),
+    })
+}
+
+/// A Status says the same by code, reason, object and causes; its words are for people.
 fn status(fields: &Map<String, Value>) -> Value {
     let of = |name: &str| fields.get(name).cloned().unwrap_or_default();
-    let causes = of("details").get("causes").and_then(Value::as_array).cloned().unwrap_or_default();
-    // Which field is wrong is for people, too; that a version is too large is for agents (K6).
-    let mut causes: Vec<Value> = causes.iter().map(|cause| cause["reason"].clone()).collect();
-    causes.retain(|reason| !reason.as_str().unwrap_or_default().starts_with("FieldValue"));
+    let mut details = of("details");
+    let causes = details.get("causes").and_then(Value::as_array).cloned().unwrap_or_default();
+    // Which field, and what is wrong with it; one cause may be told twice.
+    let causes: BTreeSet<String> =
+        causes.iter().map(|cause| format!("{} {}", cause["reason"], cause["field"])).collect();
+    if let Some(details) = details.as_object_mut() {
+        details.remove("causes");
+        details.remove("uid");
+    }
     json!({
-        "status": of("status"), "code": of("code"), "reason": of("reason"), "causes": causes,
-        "retryAfterSeconds": of("details")["retryAfterSeconds"],
+        "status": of("status"), "code": of("code"), "reason": of("reason"), "details": details,
+        "causes": causes,
     })
 }
 

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use super::wire::Wire;
 use super::{NAMESPACE, services, slices};
 
+/// A namespace that is deleted.
+const DYING: &str = "contract-dying";
+
 /// A Service with more fields.
 pub(super) fn service(name: &str, spec: Value) -> Value {
     let mut service = json!({
@@ -88,6 +91,10 @@ pub(super) async fn refusals(wire: &mut Wire) {
         ("an address", json!({ "clusterIP": "10.96.0.300" })),
         ("a range", json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.1/8"] })),
         ("a node port", json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 80 }] })),
+        ("a range of a ClusterIP", json!({ "loadBalancerSourceRanges": ["10.0.0.0/8"] })),
+        ("an address of elsewhere", json!({ "clusterIP": "192.0.2.1" })),
+        ("two first addresses", json!({ "clusterIP": "10.96.9.9", "clusterIPs": ["10.96.9.8"] })),
+        ("a protocol's name", json!({ "ports": [{ "port": 80, "appProtocol": "a b" }] })),
     ] {
         wire.post(&format!("refused: {what}"), &services(), &service("refused", spec)).await;
     }
@@ -96,6 +103,44 @@ pub(super) async fn refusals(wire: &mut Wire) {
     {
         let slice = slice("refused", "plain", json!([{ "addresses": [address] }]));
         wire.post(&format!("refused: slice of {what}"), &slices(), &slice).await;
+    }
+    for (what, endpoint) in [
+        ("a hostname", json!({ "hostname": "A_b" })),
+        ("a node's name", json!({ "nodeName": "A_b" })),
+        ("a hint twice", json!({ "hints": { "forZones": [{ "name": "z" }, { "name": "z" }] } })),
+    ] {
+        let mut endpoint = endpoint;
+        endpoint["addresses"] = json!(["10.1.2.3"]);
+        let slice = slice("refused", "plain", json!([endpoint]));
+        wire.post(&format!("refused: {what}"), &slices(), &slice).await;
+    }
+    let old = json!([{ "addresses": ["10.1.2.3"], "deprecatedTopology": { "a": "b" } }]);
+    let path = format!("{}?dryRun=All", slices());
+    wire.post("old topology is dropped", &path, &slice("topology", "plain", old)).await;
+    let path = format!("{}/balanced-local/status?dryRun=All", services());
+    for ingress in [
+        json!({ "ip": "198.51.100.7", "ipMode": "X" }),
+        json!({ "ip": "198.51.100.700" }),
+        json!({ "hostname": "198.51.100.7" }),
+        json!({ "hostname": "a.example.org", "ipMode": "VIP" }),
+        json!({ "ip": "fd00::0001" }),
+    ] {
+        let status = json!({ "status": { "loadBalancer": { "ingress": [ingress] } } });
+        let step = format!("ingress {ingress}");
+        wire.step(&step, Method::PATCH, &path, "merge-patch+json", &status).await;
+    }
+    for (name, spec) in [
+        ("plain", json!({ "clusterIP": "10.96.5.5" })),
+        ("plain", json!({ "clusterIPs": ["10.96.5.5"] })),
+        ("plain", json!({ "clusterIP": "None" })),
+        ("plain", json!({ "clusterIP": null })),
+        ("dual", json!({ "clusterIP": "10.96.5.5" })),
+        ("headless", json!({ "clusterIP": "10.96.5.5" })),
+        ("plain", json!({ "ports": "x" })),
+    ] {
+        let (path, step) = (format!("{}/{name}?dryRun=All", services()), format!("{name}: {spec}"));
+        let patch = json!({ "spec": spec });
+        wire.step(&step, Method::PATCH, &path, "merge-patch+json", &patch).await;
     }
     let mut other = slice("full", "plain", json!([]));
     other["addressType"] = json!("IPv6");
@@ -184,6 +229,23 @@ pub(super) async fn events(wire: &mut Wire) {
     wire.step("its series", Method::PATCH, &path, "merge-patch+json", &series).await;
     let note = json!({ "note": "another" });
     wire.step("its note", Method::PATCH, &path, "merge-patch+json", &note).await;
+    for (count, time) in [(1, "2026-01-01T00:00:02.000000Z"), (3, "2026-01-01T00:00:02Z")] {
+        let series = json!({ "series": { "count": count, "lastObservedTime": time } });
+        let step = format!("a series of {count} at {time}");
+        wire.step(&step, Method::PATCH, &path, "merge-patch+json", &series).await;
+    }
+    let core = format!("/api/v1/namespaces/{NAMESPACE}/events/plain.1");
+    wire.get("the same Event of the core group", &core).await;
+    let node =
+        json!({ "apiVersion": "v1", "kind": "Node", "name": "contract-1", "uid": "contract-1" });
+    for namespace in ["default", "kube-system", NAMESPACE, "none-such"] {
+        let mut event = event.clone();
+        event["metadata"]["name"] = json!("contract.1");
+        event["regarding"] = node.clone();
+        let folder = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        let path = format!("{folder}?dryRun=All");
+        wire.post(&format!("an Event about a Node in {namespace}"), &path, &event).await;
+    }
     for (field, value) in [
         ("eventTime", Value::Null),
         ("eventTime", json!("2026-01-01T00:00:00Z")),
@@ -191,6 +253,12 @@ pub(super) async fn events(wire: &mut Wire) {
         ("action", Value::Null),
         ("type", json!("Error")),
         ("note", json!("n".repeat(1025))),
+        ("note", json!("\u{e4}".repeat(513))),
+        ("reason", json!("r".repeat(129))),
+        ("action", json!("a".repeat(129))),
+        ("reportingInstance", json!("i".repeat(129))),
+        ("reportingController", json!("a b")),
+        ("deprecatedCount", json!(3)),
     ] {
         let mut event = event.clone();
         event["metadata"]["name"] = json!("plain.2");
@@ -198,4 +266,20 @@ pub(super) async fn events(wire: &mut Wire) {
         let short: String = value.to_string().chars().take(24).collect();
         wire.post(&format!("an Event with {field} {short}"), &folder, &event).await;
     }
+    let dying = json!({ "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": DYING }, "spec": {} });
+    wire.post("a namespace", "/api/v1/namespaces", &dying).await;
+    // It stays as long as something of it is held.
+    let held = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "held",
+        "finalizers": ["example.org/held"] }, "spec": { "ports": [{ "port": 80 }] } });
+    let folder = format!("/api/v1/namespaces/{DYING}/services");
+    wire.ask(Method::POST, &folder, "json", &held).await;
+    wire.ask(Method::DELETE, &format!("/api/v1/namespaces/{DYING}"), "json", &Value::Null).await;
+    let late = format!("/apis/events.k8s.io/v1/namespaces/{DYING}/events");
+    let mut event = event.clone();
+    event["metadata"]["name"] = json!("late");
+    event["regarding"]["namespace"] = json!(DYING);
+    wire.post("an Event into a namespace that goes", &late, &event).await;
+    let free = json!({ "metadata": { "finalizers": null } });
+    wire.ask(Method::PATCH, &format!("{folder}/held"), "merge-patch+json", &free).await;
 }
