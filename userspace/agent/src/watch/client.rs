@@ -11,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::counted::{Count, Requests};
-use super::warned::{Warn, Warnings};
+use super::warned::Warnings;
 use tower::{BoxError, ServiceBuilder};
 
 /// How long a connection may be idle before TCP asks whether the peer still lives.
@@ -140,6 +140,7 @@ fn parse_url(text: &str) -> Result<axum::http::Uri, ClientError> {
 fn build(config: Config, access: &ApiAccess) -> kube::Result<Client> {
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let count = Count { requests: access.requests.clone(), host };
+    let warnings = access.warnings.clone();
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -152,7 +153,7 @@ fn build(config: Config, access: &ApiAccess) -> kube::Result<Client> {
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(https);
     let service = ServiceBuilder::new()
         .layer(count)
-        .layer(Warn { warnings: access.warnings.clone() })
+        .map_response(move |answer| warnings.tell(answer))
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
