@@ -16,8 +16,8 @@ use crate::wire::Icmp;
 const HOPS: u8 = 64;
 
 /// The most that an ICMP error quotes: an IPv4 header of all options and what follows it, or an IPv6
-/// header with twenty octets of others, and twelve of the transport header.
-const MOST: usize = 60 + 12;
+/// header with twenty octets of others, and twenty of the transport header.
+const MOST: usize = 60 + 20;
 
 /// An address family.
 pub trait Family: Copy + 'static {
@@ -74,8 +74,6 @@ pub trait Family: Copy + 'static {
     /// Turns a packet round: source and destination change places, and it has all its hops before
     /// it. The transport checksum stays right.
     fn turn<P: Packet>(packet: &mut P) -> Option<()>;
-    /// Whether routers may cut the packet into fragments where it is too long for the way on.
-    fn may_be_cut<P: Packet>(packet: &P) -> bool;
     /// Makes of a packet the ICMP error about it (RFC 792, RFC 1191, RFC 4443 section 3), from the node
     /// (without a configuration: from its destination) to its source, with so many octets of its transport
     /// header. The Ethernet addresses are not touched.

@@ -1,6 +1,6 @@
 //! One packet from arrival to verdict: parse, flow lookup, on a miss service lookup.
 
-use sluice_abi::{Flow, FlowKey, Reason, flags, tcp};
+use sluice_abi::{Config, Flow, FlowKey, Reason, flags, tcp};
 
 use crate::UDP_TIMEOUT_S;
 use crate::error::{error, way};
@@ -199,7 +199,11 @@ fn run<F: Family, P: Packet, T: Tables<F>>(
         }
         (reason, if head.ttl <= 1 { Trouble::Expired } else { Trouble::TooLong })
     };
-    turn_away::<F, P, T>(packet, tables.split().1, &head, reason, trouble)
+    let node = tables.split().1;
+    // The node itself takes no packet that comes in from an address of its own.
+    let from =
+        if trouble == Trouble::Closed || hook == Hook::ToNetwork { None } else { node.config() };
+    turn_away::<F, P, T>(packet, node, &head, reason, trouble, from)
 }
 
 /// What becomes of a packet that is not sent on.
@@ -210,9 +214,9 @@ fn turn_away<F: Family, P: Packet, T: Tables<F>>(
     head: &Head<F>,
     reason: Reason,
     trouble: Trouble,
+    config: Option<&Config>,
 ) -> (Action, Reason) {
     if reason == Reason::Refused {
-        let config = if trouble == Trouble::Closed { None } else { node.config() };
         // Only a single host is answered, and only about a first fragment (RFC 1122 section 3.2.2).
         if F::is_host(head.src)
             && head.transport != 0

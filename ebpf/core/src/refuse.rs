@@ -3,10 +3,11 @@
 
 use sluice_abi::Config;
 
+use crate::checksum::{apply, fold32};
 use crate::family::{Family, Trouble};
 use crate::packet::Packet;
 use crate::wire::{
-    ACK, ECHO, ECHO6, ICMP, ICMPV6, RST, SCTP, SOURCE_MAC, SYN, TCP, TCP_CHECK, Tcp,
+    ACK, ECHO, ECHO6, ICMP, ICMPV6, RST, SCTP, SOURCE_MAC, SYN, TCP, TCP_CHECK, Tcp, UDP, UDP_CHECK,
 };
 
 /// Offset of data offset, flags and window in a TCP header.
@@ -32,11 +33,33 @@ pub(crate) fn refuse<F: Family, P: Packet>(
     } else if is_error(packet, protocol, transport) {
         None
     } else {
-        // SCTP's whole common header: no packet is cut before a checksum that its device is yet to make.
-        let quoted = if protocol == SCTP { 12 } else { 8 };
-        F::complain(packet, trouble, config, transport, quoted)
+        // No packet is cut before a checksum that its device is yet to make (`__bpf_skb_min_len`).
+        let (quoted, check) = match protocol {
+            TCP => (20, TCP_CHECK),
+            SCTP => (12, 0),
+            UDP => (8, UDP_CHECK),
+            _ => (8, 0),
+        };
+        let settled = check == 0 || settle(packet, transport, quoted, transport + check).is_some();
+        if settled { F::complain(packet, trouble, config, transport, quoted) } else { None }
     };
     done.is_some() && turn_frame(packet).is_some()
+}
+
+/// Gives what will be quoted of a transport header a checksum that completing does not change: a device
+/// that still has to make one would make it of these octets, after the error's own checksum covers them.
+/// With the sum R of all others that is c = ~(R + c), or -R / 2: one's complement is modulo 0xffff,
+/// where halving is a rotation, in any order of octets. Nobody holds a quoted header to its checksum.
+#[inline(always)]
+fn settle<P: Packet>(packet: &mut P, transport: usize, quoted: usize, check: usize) -> Option<()> {
+    packet.store(check, 0_u16)?;
+    let mut sum = 0;
+    for offset in (0..size_of::<Tcp>()).step_by(4) {
+        if offset < quoted {
+            sum += u64::from(packet.load::<u32>(transport + offset)?);
+        }
+    }
+    packet.store(check, apply(u16::MAX, fold32(sum)).rotate_right(1))
 }
 
 /// An error is never answered with another (RFC 1122 section 3.2.2, RFC 4443 section 2.4).

@@ -123,11 +123,11 @@ fn is_lost<F: Family, P: Packet>(
 ) -> bool {
     match (hook, way) {
         (Hook::ToPods, _) => false,
-        (Hook::ToNetwork, Err(Reason::NoRoute)) => is_too_long::<F, P>(packet),
+        (Hook::ToNetwork, Err(Reason::NoRoute)) => is_too_long(packet),
         // Loopback takes longer packets than others do.
         (Hook::ToNetwork, Ok((Action::Neighbour, false))) if packet.ifindex() == LOOPBACK => {
             let bridge = packet.hop().ifindex;
-            let lost = !F::route(packet, head, flow) && is_too_long::<F, P>(packet);
+            let lost = !F::route(packet, head, flow) && is_too_long(packet);
             packet.hop().ifindex = bridge;
             F::to_pod(packet, flow);
             lost
@@ -135,15 +135,16 @@ fn is_lost<F: Family, P: Packet>(
         // From an address of the node itself, as where it is masqueraded and where a node port answers,
         // the stack takes nothing that comes from elsewhere.
         (_, Ok((Action::Pass, _))) if flow.deliver == Deliver::Route as u8 => {
-            flow.src != head.src && (head.ttl <= 1 || is_too_long::<F, P>(packet))
+            flow.src != head.src && (head.ttl <= 1 || is_too_long(packet))
         }
         _ => false,
     }
 }
 
+/// Nobody cuts it: the stack does not get it, and who sends learns the MTU whatever IPv4's DF says.
 #[inline(always)]
-fn is_too_long<F: Family, P: Packet>(packet: &mut P) -> bool {
-    packet.hop().mtu != 0 && !F::may_be_cut(packet)
+fn is_too_long<P: Packet>(packet: &mut P) -> bool {
+    packet.hop().mtu != 0
 }
 
 /// Addresses, then ports. Old values are read from the packet again and used at once: keeping them

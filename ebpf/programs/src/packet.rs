@@ -40,6 +40,8 @@ const ETH_P_8021Q: u16 = 0x8100;
 const PACKET_HOST: u32 = 0;
 /// What every way takes (RFC 8200 section 5).
 const LEAST_MTU: u16 = 1280;
+/// Segments of different lengths, which only the kernel knows (linux/skbuff.h): SCTP's.
+const GSO_BY_FRAGS: u32 = 0xffff;
 /// Words of a UDP header.
 const UDP_WORDS: u8 = 2;
 /// Offset of the octet with the length of a TCP header.
@@ -356,11 +358,15 @@ fn route(skb: *mut __sk_buff, src: &[u32; 4], hop: &mut NextHop, class: u32, len
 }
 
 /// Octets of a packet, or of each segment that it is yet to be cut into; at the most what 16 bits can say.
+/// 0 where they differ.
 #[inline(never)]
 fn length(skb: *mut __sk_buff, transport: usize, tcp: bool) -> u32 {
     // SAFETY: reads of the context that the kernel passed.
     let (len, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
     let mut len = len.wrapping_sub(ETHERNET_LEN as u32);
+    if segment == GSO_BY_FRAGS {
+        return 0;
+    }
     if segment != 0 {
         // Each gets the headers: TCP's says how long it is, in words of its high nibble.
         let mut words = UDP_WORDS << 4;

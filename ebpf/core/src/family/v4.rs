@@ -160,12 +160,6 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn may_be_cut<P: Packet>(packet: &P) -> bool {
-        const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
-        packet.load::<u16>(ETHERNET_LEN + 6).is_none_or(|word| word & DONT_FRAGMENT == 0)
-    }
-
-    #[inline(always)]
     fn complain<P: Packet>(
         packet: &mut P,
         trouble: Trouble,

@@ -202,11 +202,6 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn may_be_cut<P: Packet>(_packet: &P) -> bool {
-        false
-    }
-
-    #[inline(always)]
     fn complain<P: Packet>(
         packet: &mut P,
         trouble: Trouble,

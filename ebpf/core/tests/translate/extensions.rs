@@ -73,11 +73,11 @@ fn what_cannot_be_told_is_left_alone() {
     }
 }
 
-/// A refusal quotes up to the ports; with more than twenty-four octets before them there is silence.
+/// A refusal quotes up to the ports; with more than thirty-two octets before them there is silence.
 #[test]
 fn refusals_quote_few_of_them() {
     let [_, net] = nets();
-    for (len, answer) in [(8, Action::Back), (24, Action::Back), (32, Action::Drop)] {
+    for (len, answer) in [(8, Action::Back), (32, Action::Back), (40, Action::Drop)] {
         let mut host = host(net);
         frontend(&mut host, net.vip, 17, NO_ENDPOINT);
         let headers: &[Extension] = &[(OPTIONS, len, 0)];

@@ -51,17 +51,35 @@ fn icmp(net: Net, kind: u8) -> Vec<u8> {
     }
 }
 
-/// The error that answers a packet: "port unreachable", about its header and eight octets.
+/// The error that answers a packet: "port unreachable", about its header and what stands behind.
 fn unreachable(net: Net, refused: &[u8]) -> Vec<u8> {
     let kind = if net.vip.is_ipv4() { (3, 3) } else { (1, 4) };
     error((net.vip, net.client), kind, 0, refused)
 }
 
-/// An error of a type and code between two addresses, about a packet's header and eight octets.
+/// What an error quotes of a transport header: all of TCP's, eight octets of others. Its checksum is one
+/// that completing does not change.
+fn quoted(protocol: u8, transport: &[u8]) -> Vec<u8> {
+    let (length, check) = match protocol {
+        6 => (20, 16),
+        17 => (8, 6),
+        _ => return transport[..8].to_vec(),
+    };
+    let mut quoted = transport[..length].to_vec();
+    quoted[check..check + 2].fill(0);
+    let settled = checksum(&quoted).rotate_right(1);
+    quoted[check..check + 2].copy_from_slice(&settled.to_be_bytes());
+    assert_eq!(checksum(&quoted) % 0xffff, settled % 0xffff, "completed it is the same");
+    quoted
+}
+
+/// An error of a type and code between two addresses, about a packet's header and what it quotes.
 fn error((from, to): (IpAddr, IpAddr), kind: (u8, u8), mtu: u16, packet: &[u8]) -> Vec<u8> {
     let [high, low] = mtu.to_be_bytes();
     let header = [kind.0, kind.1, 0, 0, 0, 0, high, low];
-    let mut content = [&header, &packet[14..transport(packet) + 8]].concat();
+    let at = transport(packet);
+    let protocol = packet[if from.is_ipv4() { 23 } else { 20 }];
+    let mut content = [&header, &packet[14..at], &quoted(protocol, &packet[at..])].concat();
     if from.is_ipv6() {
         return turned(summed(from, to, 58, content, 2));
     }
@@ -255,14 +273,15 @@ fn the_sender_of_what_is_masqueraded_learns_why_it_goes_no_further() {
                 assert_eq!((action, answer), (Action::Back, expected), "{kind:?}");
                 assert_eq!(count(&host, Reason::Refused), 1);
             }
-            // What fits goes on, and what may be cut is the stack's.
+            // What fits goes on; that routers might cut it says nothing to a stack that does not take it.
             let (action, _) = routed(&mut remote(net), Hook::FromNetwork, &whole, 1_500);
             assert_eq!(action, Action::Neighbour);
             if v4 {
                 whole[20] &= !0x40;
                 fix_header(&mut whole);
-                let (action, _) = routed(&mut remote(net), Hook::FromNetwork, &whole, 1_300);
-                assert_eq!(action, Action::Pass);
+                let (action, answer) = routed(&mut remote(net), Hook::FromNetwork, &whole, 1_300);
+                let expected = error((net.node, net.office), too_long, 1_300, &whole);
+                assert_eq!((action, answer), (Action::Back, expected));
             }
         }
         // What keeps its source is the stack's, too, which says so itself.
@@ -297,7 +316,7 @@ fn the_node_itself_learns_that_its_packet_is_too_long() {
             packet.routes = Some(NextHop { ifindex: 3, mtu: 1_300, ..NextHop::default() });
             let action = process(&mut packet, &mut host, Hook::ToNetwork);
             if answered {
-                let expected = error((net.node, net.node), kind, 1_300, &bytes);
+                let expected = error((net.vip, net.node), kind, 1_300, &bytes);
                 assert_eq!((action, packet.bytes), (Action::Back, expected), "{deliver:?}");
             } else {
                 assert_eq!((action, packet.hop.ifindex), (Action::Neighbour, 5), "{deliver:?}");

@@ -20,8 +20,9 @@ use crate::rig::{Rig, WAYS, Way, patient, rig};
 
 const NAME: &str = "far";
 const CLIENT: &str = "client-n1";
-/// Octets of a packet on the narrow way; IPv6 takes no less than 1,280.
-const NARROW: usize = 1_300;
+/// Octets of a packet on narrow ways, each less than those before: what IPv6 has learned nobody makes it
+/// forget, and it takes no less than 1,280.
+const NARROW: [usize; 3] = [1_300, 1_290, 1_285];
 
 /// Lines of 1,900 octets each, all sent before one is read; whether all came back.
 fn transferred(target: SocketAddr) -> io::Result<()> {
@@ -68,27 +69,28 @@ fn route(rig: &Rig, from: &str, to: IpAddr) -> String {
     String::from_utf8_lossy(&output.unwrap()).into_owned()
 }
 
-/// Forgets what all have learned of ways.
+/// Forgets what all have learned of ways, by IPv4.
 fn forget(rig: &Rig) {
     for name in ["office", CLIENT, "web-2", "web-3", "n1", "n2"] {
         rig.netns(name).ip("route flush cache\n").unwrap();
     }
 }
 
-/// Sends a body both ways, where only packets of 1,300 octets come through in the direction that
-/// `narrow` names: who sends them must have been told.
+/// Sends a body both ways, where only packets of `narrow` octets come through in one direction: who sends
+/// them must have been told.
 fn fits(
     rig: &Rig,
     from: &str,
     target: SocketAddr,
     way: Way,
+    narrow: usize,
     told: (&str, IpAddr),
 ) -> Option<String> {
     let run = if way.udp { asked } else { transferred };
     let done = rig.netns(from).run(|| run(target)).unwrap();
     let known = route(rig, told.0, told.1);
-    let narrow = known.contains(&format!("mtu {NARROW}"));
-    (done.is_err() || !narrow)
+    let learned = known.contains(&format!("mtu {narrow}"));
+    (done.is_err() || !learned)
         .then(|| format!("{way:?} from {from} to {target}: {done:?}, {} knows {known}", told.0))
 }
 
@@ -96,40 +98,89 @@ fn router(rig: &Rig, lines: &str) {
     rig.cluster.network().router.ip(lines).unwrap();
 }
 
-/// A router between node and client has a way for packets of 1,300 octets only. It tells the node (who
-/// masquerades) or the service's address (of a local backend), and the backend must learn of it.
+/// The way between node and client is narrow: as a router beyond has it, which
+/// tells the node (who masquerades) or the service's address (of a local backend), and as the node itself
+/// has it. The backend must learn of it.
 #[test]
 fn backends_learn_the_path_mtu_to_clients() {
     let Some(rig) = rig() else { return };
     let rig = rig.as_ref().unwrap();
     let (node, _) = addresses(rig);
     let mut faults = Vec::new();
-    let office = |verb: &str| {
-        format!(
-            "route {verb} 192.168.88.10/32 dev office mtu lock {NARROW}\n\
-             route {verb} fd00:88::10/128 dev office mtu lock {NARROW}\n"
-        )
-    };
-    router(rig, &office("add"));
     // A Service each: of one that changes, the slices may be seen before the policy.
     let cases =
         [("far", "Cluster", "web-2"), ("farther", "Cluster", "web-3"), ("kept", "Local", "web-2")];
-    for (name, policy, backend) in cases {
-        let at = node_port_to(rig, name, policy, &[backend]);
-        for way in WAYS {
-            rig.settle("office", at(&node, way), way, &[backend]);
-            forget(rig);
-            let client: IpAddr =
-                if way.v4 { "192.168.88.10" } else { "fd00:88::10" }.parse().unwrap();
-            let sees = if policy == "Local" { client } else { way.pick(&node) };
-            faults.extend(fits(rig, "office", at(&node, way), way, (backend, sees)));
+    let at = cases.map(|(name, policy, backend)| node_port_to(rig, name, policy, &[backend]));
+    let narrow = |verb: &str, by_node: bool| {
+        let narrow = NARROW[usize::from(by_node)];
+        let (v4, v6) = if by_node {
+            (format!("via {ROUTER_V4}"), format!("via {ROUTER_V6}"))
+        } else {
+            ("dev office".to_owned(), "dev office".to_owned())
+        };
+        let lines = format!(
+            "route {verb} 192.168.88.10/32 {v4} mtu lock {narrow}\n\
+             route {verb} fd00:88::10/128 {v6} mtu lock {narrow}\n"
+        );
+        if by_node { rig.netns("n1").ip(&lines).unwrap() } else { router(rig, &lines) }
+    };
+    for by_node in [false, true] {
+        narrow("add", by_node);
+        for ((_, policy, backend), at) in cases.iter().zip(&at) {
+            for way in WAYS {
+                rig.settle("office", at(&node, way), way, &[backend]);
+                forget(rig);
+                let client: IpAddr =
+                    if way.v4 { "192.168.88.10" } else { "fd00:88::10" }.parse().unwrap();
+                let sees = if *policy == "Local" { client } else { way.pick(&node) };
+                let octets = NARROW[usize::from(by_node)];
+                let fault = fits(rig, "office", at(&node, way), way, octets, (backend, sees));
+                faults.extend(
+                    fault.map(|fault| format!("{policy}, by the node: {by_node}: {fault}")),
+                );
+            }
         }
+        narrow("del", by_node);
     }
-    router(rig, &office("del"));
     forget(rig);
     for (name, ..) in cases {
         rig.remove(name);
     }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// The node's own way to a backend is narrow, and what it sends there comes from itself: by masquerade, or
+/// since it asks itself. No stack says so then, the programs do.
+#[test]
+fn clients_learn_what_their_node_can_not_send_on() {
+    let Some(rig) = rig() else { return };
+    let rig = rig.as_ref().unwrap();
+    let (node, _) = addresses(rig);
+    let at = node_port_to(rig, NAME, "Cluster", &["web-3"]);
+    let ips = rig.cluster.api().cluster_ips(NAME).unwrap();
+    let to = rig.cluster.pod("web-3").unwrap().addresses;
+    let n2 = rig.cluster.node("n2").unwrap().plan();
+    let [.., octets] = NARROW;
+    let narrow = |verb: &str| -> String {
+        let lines = to.iter().zip([IpAddr::from(n2.v4), n2.v6.into()]);
+        lines.map(|(to, via)| format!("route {verb} {to} via {via} mtu lock {octets}\n")).collect()
+    };
+    let n1 = rig.netns("n1");
+    n1.ip(&narrow("add")).unwrap();
+    let mut faults = Vec::new();
+    for way in WAYS {
+        let cluster_ip = SocketAddr::new(way.pick(&ips), way.port());
+        for (from, target) in
+            [(CLIENT, at(&node, way)), ("office", at(&node, way)), ("n1", cluster_ip)]
+        {
+            rig.settle(from, target, way, &["web-3"]);
+            forget(rig);
+            faults.extend(fits(rig, from, target, way, octets, (from, target.ip())));
+        }
+    }
+    n1.ip(&narrow("del")).unwrap();
+    forget(rig);
+    rig.remove(NAME);
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
@@ -146,8 +197,8 @@ fn pods_learn_the_path_mtu_to_backends() {
     let n2 = rig.cluster.node("n2").unwrap().plan();
     let hops: [(IpAddr, IpAddr); 2] =
         [(n2.v4.into(), ROUTER_V4.into()), (n2.v6.into(), ROUTER_V6.into())];
-    let routes = |verb: &str, router: bool, narrow: bool| -> String {
-        let options = if narrow { format!("mtu lock {NARROW}") } else { String::new() };
+    let routes = |verb: &str, router: bool, octets: Option<usize>| -> String {
+        let options = octets.map(|octets| format!("mtu lock {octets}")).unwrap_or_default();
         let lines = to.iter().zip(hops).map(|(to, (node, gateway))| {
             let via = if router { gateway } else { node };
             format!("route {verb} {to} via {via} {options}\n")
@@ -157,19 +208,23 @@ fn pods_learn_the_path_mtu_to_backends() {
     let n1 = rig.netns("n1");
     let mut faults = Vec::new();
     for by_router in [false, true] {
-        n1.ip(&routes("add", by_router, !by_router)).unwrap();
+        let octets = NARROW[usize::from(by_router)];
+        let own = (!by_router).then_some(octets);
+        n1.ip(&routes("add", by_router, own)).unwrap();
         if by_router {
-            router(rig, &routes("add", false, true));
+            router(rig, &routes("add", false, Some(octets)));
         }
         for way in WAYS {
             forget(rig);
             let target = SocketAddr::new(way.pick(&ips), way.port());
-            let fault = fits(rig, CLIENT, target, way, (CLIENT, target.ip()));
+            let fault = fits(rig, CLIENT, target, way, octets, (CLIENT, target.ip()));
             faults.extend(fault.map(|fault| format!("by a router: {by_router}: {fault}")));
         }
-        n1.ip(&routes("del", by_router, !by_router)).unwrap();
+        n1.ip(&routes("del", by_router, own)).unwrap();
+        if by_router {
+            router(rig, &routes("del", false, Some(octets)));
+        }
     }
-    router(rig, &routes("del", false, true));
     forget(rig);
     rig.remove(NAME);
     assert!(faults.is_empty(), "{faults:#?}");
