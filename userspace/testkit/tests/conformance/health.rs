@@ -239,6 +239,8 @@ fn r40_the_zone_of_the_own_node_is_followed() {
     let Some(rig) = rig() else { return };
     let rig = rig.as_ref().unwrap();
     let ips = rig.service(NAME, json!({}));
+    let own = rig.cluster.api().get("nodes", "", "n1").unwrap();
+    let own = own["metadata"]["labels"][ZONE].clone();
     let hinted = |node: &str, zone: &str| {
         json!({
             "nodeName": node,
@@ -262,5 +264,6 @@ fn r40_the_zone_of_the_own_node_is_followed() {
         move_to(zone);
         rig.settle_all("client-n1", &ips, backends);
     }
+    move_to(own);
     rig.remove(NAME);
 }

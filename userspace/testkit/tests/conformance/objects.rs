@@ -120,7 +120,7 @@ fn r8_local_is_who_names_this_node_exactly() {
     rig.service(NAME, spec);
     for (name, backends) in [
         (json!("n1"), &["web-1"][..]),
-        (json!("N1"), &[]),
+        (json!("n1.site"), &[]),
         (json!("n10"), &[]),
         (json!("n1"), &["web-1"]),
         (json!(null), &[]),

@@ -16,7 +16,8 @@ pub(super) struct Model {
 }
 
 pub(super) const SLOTS: u32 = 4_096;
-pub(super) const BACKENDS: u32 = 64;
+/// Ids enough for a history whose backends all change with each step, none of them free again before its end.
+pub(super) const BACKENDS: u32 = 1_024;
 
 impl Kernel for Model {
     fn ranges(&self) -> Result<Vec<(u32, IpNet)>, Error> {
