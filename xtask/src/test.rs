@@ -37,6 +37,8 @@ const NOT_IN_MACHINES: &[(&str, &str)] = &[
     ("itself::r19", "as flags"),
     ("itself::r21", "as flags"),
     ("r23_bindings_outlive_the_agent", "as flags"),
+    ("a_node_whose_uplink_is_in_a_vlan", "as flags"),
+    ("udp::r31_a_connected_socket_of_the_node_is_ended_with_its_backend", "as flags"),
     ("sctp::r37_associations_survive_that_all_agents_are_killed", "as flags"),
 ];
 /// Tests of the data plane that start it many times, and those that ask it thousands of questions.

@@ -172,3 +172,47 @@ pub fn link_events() -> Result<impl Stream<Item = ()> + Send + Unpin, Error> {
     tokio::spawn(connection);
     Ok(messages.map(|_| ()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may fail")]
+
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// A VLAN's interface is one as others are.
+    #[test]
+    fn an_interface_of_a_vlan_is_found_with_its_addresses() {
+        let done = std::thread::spawn(|| {
+            if !nix::unistd::geteuid().is_root() {
+                println!("SKIP: a network namespace needs root");
+                return;
+            }
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let ip =
+                |args: &str| Command::new("ip").args(args.split(' ')).status().unwrap().success();
+            assert!(ip("link add base type veth peer name other"));
+            if !ip("link add link base name base.77 type vlan id 77") {
+                println!("SKIP: this kernel has no VLANs");
+                return;
+            }
+            for args in ["link set base up", "link set other up", "link set base.77 up"] {
+                assert!(ip(args), "{args}");
+            }
+            for address in ["192.0.2.1/24", "2001:db8::1/64"] {
+                assert!(ip(&format!("address add {address} dev base.77 nodad")), "{address}");
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let found = runtime.unwrap().block_on(scan("none", None)).unwrap();
+            let vlan = found.by_name("base.77").unwrap_or_else(|| panic!("{found:?}"));
+            for address in ["192.0.2.1", "2001:db8::1"] {
+                assert!(vlan.addresses.contains(&address.parse().unwrap()), "{found:?}");
+            }
+            assert_eq!((vlan.controller, vlan.peer), (None, None));
+        });
+        done.join().unwrap();
+    }
+}

@@ -222,7 +222,7 @@ fn r31_a_connected_socket_of_the_node_is_ended_with_its_backend() {
     let own: [IpAddr; 2] = [node.plan().v4.into(), node.plan().v6.into()];
     let cases = udp().map(|way| (way, false)).chain(udp().take(1).map(|way| (way, true)));
     for (way, restart) in cases {
-        let seconds = if restart { 25 } else { 4 };
+        let lasts = if restart { patient(Duration::from_secs(25)) } else { Duration::from_secs(4) };
         rig.remove(NAME);
         let addresses = rig.service(NAME, json!({ "type": "NodePort" }));
         rig.endpoints(NAME, &["web-1"]);
@@ -231,7 +231,7 @@ fn r31_a_connected_socket_of_the_node_is_ended_with_its_backend() {
         let port = u16::try_from(object["spec"]["ports"][1]["nodePort"].as_u64().unwrap()).unwrap();
         let target = SocketAddr::new(way.pick(&own), port);
         rig.settle("n1", target, way, &["web-1"]);
-        let asking = rig.own_flow(node, target, seconds);
+        let asking = rig.own_flow(node, target, lasts.as_secs() as u32);
         sleep(Duration::from_secs(1));
         if restart {
             node.stop_agent(Signal::SIGTERM).unwrap();
@@ -240,7 +240,7 @@ fn r31_a_connected_socket_of_the_node_is_ended_with_its_backend() {
         if restart {
             sleep(Duration::from_secs(1));
             node.start_agent().unwrap();
-            node.wait_agent_ready(Duration::from_secs(20)).unwrap();
+            node.wait_agent_ready(patient(Duration::from_secs(20))).unwrap();
         }
         let report = asking.report();
         assert_eq!(report.failures.get(&Failure::Reset), Some(&1), "{way:?} {restart}: {report:?}");
