@@ -33,6 +33,8 @@ const MATRIX: &str = "matrix::";
 const NOT_IN_MACHINES: &[(&str, &str)] = &[
     ("flags::", "an emulated processor takes half a minute for each start of an agent"),
     ("detectors::", "as flags"),
+    ("health::", "what user space answers is the same with every kernel"),
+    ("objects::", "as health"),
     ("restart::", "as flags"),
     ("itself::r19", "as flags"),
     ("itself::r21", "as flags"),
