@@ -209,7 +209,7 @@ header! {
         code: u8,
         /// Checksum.
         check_be: u16,
-        /// Unused.
+        /// What the kind says: an MTU in its low half (ICMPv6: all of it), else zero.
         rest_be: u32,
     }
 }

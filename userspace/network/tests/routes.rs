@@ -81,19 +81,24 @@ fn all_of_ours_are_removed_and_nothing_else() {
     });
 }
 
+/// Routes of both families by one next hop, by several, and by none.
+fn of_all_kinds() -> [(&'static str, Option<Target>); 6] {
+    [
+        ("10.1.0.0/24", via(&["10.0.0.2"])),
+        ("10.2.0.0/24", via(&["10.0.0.2", "10.0.0.3"])),
+        ("10.3.0.0/24", Some(Target::Unreachable)),
+        ("fd01::/64", via(&["fd00:1::2"])),
+        ("fd02::/64", via(&["fd00:1::2", "fd00:1::3"])),
+        ("fd03::/64", Some(Target::Unreachable)),
+    ]
+}
+
 #[test]
 fn b26_what_is_wanted_stands_with_our_protocol_and_is_read_back_as_it_is() {
     in_a_namespace(async |kernel| {
         let mut table = Table::default();
-        let wanted = [
-            ("10.1.0.0/24", via(&["10.0.0.2"])),
-            ("10.2.0.0/24", via(&["10.0.0.2", "10.0.0.3"])),
-            ("10.3.0.0/24", Some(Target::Unreachable)),
-            ("fd01::/64", via(&["fd00:1::2"])),
-            ("fd02::/64", via(&["fd00:1::2", "fd00:1::3"])),
-            ("fd03::/64", Some(Target::Unreachable)),
-            ("0.0.0.0/0", via(&["10.0.0.9"])),
-        ];
+        let mut wanted = of_all_kinds().to_vec();
+        wanted.push(("0.0.0.0/0", via(&["10.0.0.9"])));
         for (prefix, target) in &wanted {
             table.want(net(prefix), target.clone());
         }
@@ -173,14 +178,7 @@ fn b26_the_nodes_own_packets_come_from_its_address_and_such_routes_are_adopted()
         let sources: Vec<IpAddr> = ["192.0.2.1", "fd99::1"].map(|ip| ip.parse().unwrap()).into();
         let found = kernel.links().await.unwrap().sources;
         assert!(sources.iter().all(|source| found.contains(source)), "{found:?}");
-        let wanted = [
-            ("10.1.0.0/24", via(&["10.0.0.2"])),
-            ("10.2.0.0/24", via(&["10.0.0.2", "10.0.0.3"])),
-            ("10.3.0.0/24", Some(Target::Unreachable)),
-            ("fd01::/64", via(&["fd00:1::2"])),
-            ("fd02::/64", via(&["fd00:1::2", "fd00:1::3"])),
-            ("fd03::/64", Some(Target::Unreachable)),
-        ];
+        let wanted = of_all_kinds();
         let want = |table: &mut Table| {
             table.set_sources(sources.clone());
             for (prefix, target) in &wanted {
